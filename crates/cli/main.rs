@@ -1,0 +1,35 @@
+//! The `maskmill` command: parses arguments, runs one command, prints, and sets the exit code.
+//!
+//! Exit codes: 0 all done; 1 finished, but not everything succeeded; 2 bad usage or configuration, where
+//! nothing was started.
+
+mod args;
+mod export;
+mod failure;
+mod predict;
+mod run;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Arguments, Command};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Verify(arguments) => export::verify(&arguments),
+        Command::View(arguments) => view::view(&arguments),
+        Command::Export(arguments) => export::export(&arguments),
+        Command::Predict(arguments) => predict::predict(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {:#}", failure.error);
+            ExitCode::from(failure.code)
+        }
+    }
+}

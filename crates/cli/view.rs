@@ -1,0 +1,50 @@
+//! `maskmill view`: one image's masks, drawn on it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use maskmill_formats::decode::{DecodeLimits, decode};
+use maskmill_formats::overlay::{OverlayOptions, encode_png, overlay};
+use maskmill_formats::rows::ImageStatus;
+use maskmill_pipeline::JobOutput;
+
+use crate::args::ViewArguments;
+use crate::failure::Failure;
+
+pub(crate) fn view(arguments: &ViewArguments) -> Result<(), Failure> {
+    let output = JobOutput::open(&arguments.output)?;
+    let rows = output.image(&arguments.image)?;
+    let image = &rows.image;
+    if image.status == ImageStatus::Rejected {
+        let error = anyhow::anyhow!(
+            "{:?} was rejected and has no masks: {} ({})",
+            image.image_key,
+            image.reason.as_deref().unwrap_or("no reason"),
+            image.detail.as_deref().unwrap_or("no detail"),
+        );
+        return Err(error.into());
+    }
+    let bytes = output.source_image(image)?;
+    let limits = &output.record().pipeline.limits;
+    let limits = DecodeLimits {
+        max_pixels: limits.max_pixels,
+        max_side: limits.max_side,
+    };
+    let decoded = decode(&bytes, &limits)
+        .with_context(|| format!("{:?} cannot be decoded", image.image_key))?;
+    let masks: Vec<_> = rows.masks.iter().map(|mask| &mask.rle).collect();
+    let picture = overlay(&decoded.image, &masks, &OverlayOptions::default())?;
+    let path = arguments.out.clone().unwrap_or_else(|| {
+        PathBuf::from(format!("{}.masks.png", image.image_key.replace('/', "_")))
+    });
+    fs::write(&path, encode_png(&picture)?)
+        .with_context(|| format!("{} cannot be written", path.display()))?;
+    println!(
+        "{} masks of {:?} in {}",
+        masks.len(),
+        image.image_key,
+        path.display()
+    );
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Text of the two files and the overrides -> a valid job, or everything that is wrong with them.
+
+use crate::config::Config;
+use crate::document::{Document, Override};
+use crate::pipeline::Pipeline;
+use crate::problem::{ConfigError, Problems};
+use crate::schema::FileKind;
+
+/// The text of a file and the name to report problems under.
+#[derive(Debug, Clone, Copy)]
+pub struct TextFile<'a> {
+    /// As the user typed it: `pipelines/quickstart.toml`.
+    pub name: &'a str,
+    /// The whole text.
+    pub text: &'a str,
+}
+
+/// A job: what is computed, and where and how fast.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// What is computed.
+    pub pipeline: Pipeline,
+    /// Where and how fast.
+    pub config: Config,
+}
+
+/// Reads a job from its pipeline file, its config file and the overrides of the command line.
+///
+/// Each override is `section.key=value` and goes to the file that has the section; its value is
+/// read as TOML, and as a plain string where it is not TOML.
+///
+/// # Errors
+/// Everything that is wrong with both files and all overrides, at once: syntax, unknown keys with
+/// the nearest valid one, wrong types, values out of range, missing keys.
+pub fn load(
+    pipeline: TextFile<'_>,
+    config: TextFile<'_>,
+    overrides: &[String],
+) -> Result<Job, ConfigError> {
+    let mut problems = Problems::default();
+    let overrides = split(overrides, &mut problems);
+    let (for_config, for_pipeline): (Vec<Override>, Vec<Override>) = overrides
+        .into_iter()
+        .partition(|set| !set.section.is_empty() && FileKind::Config.keys(&set.section).is_some());
+    let pipeline = parse(pipeline, 0, &for_pipeline, &mut problems)
+        .map(|document| Pipeline::read(document, &mut problems));
+    let config = parse(config, 1, &for_config, &mut problems)
+        .map(|document| Config::read(document, &mut problems));
+    let job = pipeline.zip(config);
+    let job = job.map(|(pipeline, config)| Job { pipeline, config });
+    finish(job, problems)
+}
+
+/// Reads a pipeline file alone; see [`load`].
+///
+/// # Errors
+/// Everything that is wrong with the file and the overrides, at once.
+pub fn load_pipeline(file: TextFile<'_>, overrides: &[String]) -> Result<Pipeline, ConfigError> {
+    let mut problems = Problems::default();
+    let overrides = split(overrides, &mut problems);
+    let pipeline = parse(file, 0, &overrides, &mut problems)
+        .map(|document| Pipeline::read(document, &mut problems));
+    finish(pipeline, problems)
+}
+
+/// Reads a config file alone; see [`load`].
+///
+/// # Errors
+/// Everything that is wrong with the file and the overrides, at once.
+pub fn load_config(file: TextFile<'_>, overrides: &[String]) -> Result<Config, ConfigError> {
+    let mut problems = Problems::default();
+    let overrides = split(overrides, &mut problems);
+    let config = parse(file, 0, &overrides, &mut problems)
+        .map(|document| Config::read(document, &mut problems));
+    finish(config, problems)
+}
+
+fn split(overrides: &[String], problems: &mut Problems) -> Vec<Override> {
+    let parsed = overrides.iter();
+    parsed
+        .filter_map(|typed| Override::parse(typed, problems))
+        .collect()
+}
+
+fn parse(
+    file: TextFile<'_>,
+    rank: usize,
+    overrides: &[Override],
+    problems: &mut Problems,
+) -> Option<Document> {
+    let mut document = Document::parse(file, rank, problems)?;
+    for setting in overrides {
+        document.set(setting);
+    }
+    Some(document)
+}
+
+/// A file that did not parse has left a problem, so `value` is there when there is none.
+fn finish<T>(value: Option<T>, problems: Problems) -> Result<T, ConfigError> {
+    problems
+        .into_result(value)
+        .map(|value| value.expect("a file that does not parse leaves a problem"))
+}
+
+#[cfg(test)]
+mod tests;

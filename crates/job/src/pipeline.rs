@@ -1,0 +1,308 @@
+//! The pipeline file: WHAT is computed. Every value here enters the fingerprint.
+
+use serde::{Deserialize, Serialize};
+
+use crate::document::Document;
+use crate::problem::Problems;
+use crate::schema::FileKind;
+use crate::section::Section;
+
+/// What a job computes, with every default filled in and every value in range.
+///
+/// Its JSON has the section and key names of the file, so that two pipelines can be compared by
+/// the paths that people typed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pipeline {
+    /// Names the job and its directory under the output root: letters, digits, `.`, `_`, `-`.
+    pub name: String,
+    /// Where the images come from.
+    pub source: Source,
+    /// Images beyond these are rejected before they are decoded.
+    pub limits: Limits,
+    /// The weights.
+    pub model: ModelSource,
+    /// What the model is asked, per image.
+    pub prompts: Prompts,
+    /// Which masks are kept.
+    pub masks: MaskSettings,
+}
+
+/// Where the images come from. Relative paths start at the working directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Source {
+    /// A folder of image files, read recursively.
+    Images {
+        /// The folder.
+        path: String,
+        /// How many files make a shard, the unit of work and of commit.
+        images_per_shard: u32,
+    },
+    /// A folder of WebDataset tar files, or one tar file; each tar is a shard.
+    Webdataset {
+        /// The folder or the tar file.
+        path: String,
+    },
+}
+
+impl Source {
+    /// The folder or tar file to read.
+    pub fn path(&self) -> &str {
+        match self {
+            Source::Images { path, .. } | Source::Webdataset { path } => path,
+        }
+    }
+}
+
+/// Images beyond these limits become rejected rows; nothing is allocated for their pixels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Width times height.
+    pub max_pixels: u64,
+    /// The longer side, in pixels.
+    pub max_side: u32,
+    /// The encoded file, in bytes.
+    pub max_file_bytes: u64,
+}
+
+/// The weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSource {
+    /// A SAM checkpoint, `.pth` or `.safetensors`, with the official key names.
+    pub checkpoint: String,
+}
+
+/// What the model is asked, per image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "lowercase")]
+pub enum Prompts {
+    /// Points all over the image, as `SamAutomaticMaskGenerator` asks them.
+    Automatic(AutomaticPrompts),
+}
+
+/// The prompts of `SamAutomaticMaskGenerator` (segment-anything), under its option names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AutomaticPrompts {
+    /// The points of the whole image and of each crop layer.
+    #[serde(flatten)]
+    pub grid: PointGrid,
+    /// How many times the image is also run on crops: layer i has 4^i of them.
+    pub crop_n_layers: u32,
+    /// How far crops overlap, as a fraction of the image's shorter side in the first layer.
+    pub crop_overlap_ratio: f64,
+    /// Crop layer i has `points_per_side / factor^i` points per side.
+    pub crop_n_points_downscale_factor: u32,
+    /// One mask per point instead of three.
+    pub single_mask: bool,
+}
+
+/// The points to ask at: a square grid or a list. Exactly one of the two keys is in a pipeline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum PointGrid {
+    /// This many points along each side, evenly spaced.
+    #[serde(rename = "points_per_side")]
+    PerSide(u32),
+    /// Per crop layer (layer 0 is the whole image) its points, `[x, y]` as fractions of the crop
+    /// in [0, 1]; `crop_n_layers + 1` lists.
+    #[serde(rename = "point_grids")]
+    Explicit(Vec<Vec<[f64; 2]>>),
+}
+
+/// Which masks are kept, under the option names of `SamAutomaticMaskGenerator`, plus the filters
+/// that SA-1B applied. What is off by default is off in the reference too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MaskSettings {
+    /// Masks whose predicted IoU is not above this are dropped; 0 keeps all.
+    pub pred_iou_thresh: f64,
+    /// Masks whose stability score is below this are dropped; 0 keeps all.
+    pub stability_score_thresh: f64,
+    /// Logits are cut at plus and minus this around the mask threshold to measure stability.
+    pub stability_score_offset: f64,
+    /// Logits above this are mask.
+    pub mask_threshold: f64,
+    /// Within a crop, of two masks whose boxes have a larger IoU the worse one is dropped.
+    pub box_nms_thresh: f64,
+    /// The same between crops, where the smaller crop's mask is kept.
+    pub crop_nms_thresh: f64,
+    /// Holes and islands smaller than this, in pixels, are removed; 0 leaves masks as they are.
+    pub min_mask_region_area: u32,
+    /// Masks of fewer pixels are dropped.
+    pub min_area: u64,
+    /// Masks that cover at least this fraction of the image are dropped (SA-1B: 0.95).
+    pub max_coverage: Option<f64>,
+    /// Of two masks with a larger IoU of their pixels the worse one is dropped.
+    pub mask_nms_thresh: Option<f64>,
+    /// A mask of which a larger fraction lies inside a better one is dropped.
+    pub containment_nms_thresh: Option<f64>,
+}
+
+/// Crop layer i has 4^i crops, each a run of the image encoder: 4 layers are 341 of them.
+const MAX_CROP_LAYERS: u32 = 4;
+/// 1024 x 1024 points are one per pixel of the model's input.
+const MAX_POINTS_PER_SIDE: u32 = 1024;
+
+impl Pipeline {
+    /// Reads a parsed pipeline file. What is returned counts only if no problem was noted.
+    pub(crate) fn read(mut document: Document, problems: &mut Problems) -> Self {
+        const KIND: FileKind = FileKind::Pipeline;
+        let document = &mut document;
+        let source = read_source(Section::take(document, KIND, "source", problems));
+        let limits = read_limits(Section::take(document, KIND, "limits", problems));
+        let model = read_model(Section::take(document, KIND, "model", problems));
+        let prompts = read_prompts(Section::take(document, KIND, "prompts", problems));
+        let masks = read_masks(Section::take(document, KIND, "masks", problems));
+        let name = read_name(Section::take(document, KIND, "", problems));
+        Pipeline {
+            name,
+            source,
+            limits,
+            model,
+            prompts,
+            masks,
+        }
+    }
+}
+
+fn read_name(mut section: Section<'_>) -> String {
+    let what = "a name for the job, which also names its output directory";
+    let name = section.required_text("name", what);
+    if let Some((name, origin)) = &name {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if !name.chars().all(plain) || name.starts_with(['.', '-']) || name.len() > 100 {
+            let what = format!(
+                " = {name:?} names a directory: at most 100 letters, digits, `.`, `_` and `-`, \
+                 beginning with a letter, digit or `_`"
+            );
+            section.note(Some(origin.clone()), "name", &what);
+        }
+    }
+    section.finish();
+    name.map_or(String::new(), |(name, _)| name)
+}
+
+fn read_source(mut section: Section<'_>) -> Source {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        Images,
+        Webdataset,
+    }
+    let choices = [("images", Kind::Images), ("webdataset", Kind::Webdataset)];
+    if section.origin_of("kind").is_none() {
+        section.note(None, "kind", " is missing: \"images\" or \"webdataset\"");
+    }
+    let kind = section.one_of("kind", &choices);
+    let path = section.required_text("path", "the folder or tar file to read");
+    let path = path.map_or(String::new(), |(path, _)| path);
+    let shard_origin = section.origin_of("images_per_shard");
+    let images_per_shard = section.integer_u32("images_per_shard", 256, 1..=1_000_000);
+    if kind == Some(Kind::Webdataset) && shard_origin.is_some() {
+        let what =
+            " has no meaning for kind = \"webdataset\", where each tar is a shard; remove it";
+        section.note(shard_origin, "images_per_shard", what);
+    }
+    section.finish();
+    match kind {
+        Some(Kind::Webdataset) => Source::Webdataset { path },
+        _ => Source::Images {
+            path,
+            images_per_shard,
+        },
+    }
+}
+
+fn read_limits(mut section: Section<'_>) -> Limits {
+    let limits = Limits {
+        // 300 MB of pixels; cameras end near 150 MP, and a header may claim anything.
+        max_pixels: section.integer("max_pixels", 100_000_000, 1..=10_000_000_000),
+        // What JPEG can state.
+        max_side: section.integer_u32("max_side", 65_535, 1..=1_000_000),
+        max_file_bytes: section.bytes("max_file_bytes", 256 << 20, 1..=(16 << 30)),
+    };
+    section.finish();
+    limits
+}
+
+fn read_model(mut section: Section<'_>) -> ModelSource {
+    let what = "a SAM checkpoint, .pth or .safetensors";
+    let checkpoint = section.required_text("checkpoint", what);
+    section.finish();
+    ModelSource {
+        checkpoint: checkpoint.map_or(String::new(), |(path, _)| path),
+    }
+}
+
+fn read_prompts(mut section: Section<'_>) -> Prompts {
+    // One mode today; the key is checked so that a file for a later version does not pass as this.
+    section.one_of("mode", &[("automatic", ())]);
+    let per_side_origin = section.origin_of("points_per_side");
+    let grids_origin = section.origin_of("point_grids");
+    let layers_origin = section.origin_of("crop_n_layers");
+    let points_per_side = section.integer_u32("points_per_side", 32, 1..=MAX_POINTS_PER_SIDE);
+    let point_grids = section.point_grids("point_grids");
+    let crop_n_layers = section.integer_u32("crop_n_layers", 0, 0..=MAX_CROP_LAYERS);
+    let downscale = section.integer_u32("crop_n_points_downscale_factor", 1, 1..=1024);
+
+    if grids_origin.is_some() && per_side_origin.is_some() {
+        let what = " and prompts.points_per_side are both given; keep one of them";
+        section.note(grids_origin.clone(), "point_grids", what);
+    }
+    let grid = match point_grids {
+        Some(grids) => {
+            if grids.len() != crop_n_layers as usize + 1 {
+                let what = format!(
+                    " has {} grids, but crop_n_layers = {crop_n_layers} needs {}: one for the \
+                     whole image and one per layer",
+                    grids.len(),
+                    crop_n_layers + 1
+                );
+                section.note(grids_origin, "point_grids", &what);
+            }
+            PointGrid::Explicit(grids)
+        }
+        None => {
+            if points_per_side / downscale.saturating_pow(crop_n_layers) == 0 {
+                let what = format!(
+                    " = {crop_n_layers} leaves the last layer without points: points_per_side = \
+                     {points_per_side} divided by {downscale} (crop_n_points_downscale_factor) \
+                     per layer is below 1"
+                );
+                section.note(layers_origin, "crop_n_layers", &what);
+            }
+            PointGrid::PerSide(points_per_side)
+        }
+    };
+    let prompts = AutomaticPrompts {
+        grid,
+        crop_n_layers,
+        crop_overlap_ratio: section.number("crop_overlap_ratio", 512.0 / 1500.0, 0.0..=1.0),
+        crop_n_points_downscale_factor: downscale,
+        single_mask: section.boolean("single_mask", false),
+    };
+    section.finish();
+    Prompts::Automatic(prompts)
+}
+
+fn read_masks(mut section: Section<'_>) -> MaskSettings {
+    let coverage_origin = section.origin_of("max_coverage");
+    let masks = MaskSettings {
+        // The IoU head is a regression without a bound: predictions somewhat above 1 happen.
+        pred_iou_thresh: section.number("pred_iou_thresh", 0.88, 0.0..=2.0),
+        stability_score_thresh: section.number("stability_score_thresh", 0.95, 0.0..=1.0),
+        // Logits of trained models lie within a few tens.
+        stability_score_offset: section.number("stability_score_offset", 1.0, 0.0..=100.0),
+        mask_threshold: section.number("mask_threshold", 0.0, -100.0..=100.0),
+        box_nms_thresh: section.number("box_nms_thresh", 0.7, 0.0..=1.0),
+        crop_nms_thresh: section.number("crop_nms_thresh", 0.7, 0.0..=1.0),
+        min_mask_region_area: section.integer_u32("min_mask_region_area", 0, 0..=u32::MAX),
+        min_area: section.integer("min_area", 0, 0..=10_000_000_000),
+        max_coverage: section.optional_number("max_coverage", 0.0..=1.0),
+        mask_nms_thresh: section.optional_number("mask_nms_thresh", 0.0..=1.0),
+        containment_nms_thresh: section.optional_number("containment_nms_thresh", 0.0..=1.0),
+    };
+    if masks.max_coverage == Some(0.0) {
+        let what = " = 0 would drop every mask; leave the key out to keep masks of any size";
+        section.note(coverage_origin, "max_coverage", what);
+    }
+    section.finish();
+    masks
+}

@@ -1,0 +1,260 @@
+//! The names of all settings, and what to say about a name that is none.
+
+use strsim::normalized_damerau_levenshtein;
+
+/// A section of a file and its keys; the section `""` holds the keys before the first `[section]`.
+pub(crate) type SectionKeys = (&'static str, &'static [&'static str]);
+
+/// Which of the two files of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    /// What is computed; enters the fingerprint.
+    Pipeline,
+    /// Where and how fast; never changes a row.
+    Config,
+}
+
+impl FileKind {
+    pub(crate) fn sections(self) -> &'static [SectionKeys] {
+        match self {
+            FileKind::Pipeline => PIPELINE,
+            FileKind::Config => CONFIG,
+        }
+    }
+
+    pub(crate) fn other(self) -> FileKind {
+        match self {
+            FileKind::Pipeline => FileKind::Config,
+            FileKind::Config => FileKind::Pipeline,
+        }
+    }
+
+    pub(crate) fn noun(self) -> &'static str {
+        match self {
+            FileKind::Pipeline => "pipeline file",
+            FileKind::Config => "config file",
+        }
+    }
+
+    /// The keys of `section`; `None` when this file has no such section.
+    pub(crate) fn keys(self, section: &str) -> Option<&'static [&'static str]> {
+        let mut sections = self.sections().iter();
+        sections.find(|(name, _)| *name == section).map(|s| s.1)
+    }
+
+    /// The section of this file that has `key`.
+    fn section_with(self, key: &str) -> Option<&'static str> {
+        let mut sections = self.sections().iter();
+        sections.find(|(_, keys)| keys.contains(&key)).map(|s| s.0)
+    }
+}
+
+const PIPELINE: &[SectionKeys] = &[
+    ("", &["name"]),
+    ("source", &["kind", "path", "images_per_shard"]),
+    ("limits", &["max_pixels", "max_side", "max_file_bytes"]),
+    ("model", &["checkpoint"]),
+    (
+        "prompts",
+        &[
+            "mode",
+            "points_per_side",
+            "point_grids",
+            "crop_n_layers",
+            "crop_overlap_ratio",
+            "crop_n_points_downscale_factor",
+            "single_mask",
+        ],
+    ),
+    (
+        "masks",
+        &[
+            "pred_iou_thresh",
+            "stability_score_thresh",
+            "stability_score_offset",
+            "mask_threshold",
+            "box_nms_thresh",
+            "crop_nms_thresh",
+            "min_mask_region_area",
+            "min_area",
+            "max_coverage",
+            "mask_nms_thresh",
+            "containment_nms_thresh",
+        ],
+    ),
+];
+
+const CONFIG: &[SectionKeys] = &[
+    ("output", &["root"]),
+    (
+        "run",
+        &[
+            "device",
+            "points_per_batch",
+            "decode_threads",
+            "images_in_flight",
+            "max_bytes_in_flight",
+        ],
+    ),
+    ("log", &["level", "format", "progress"]),
+];
+
+/// `masks.min_area`, or `name` for a key before the first section.
+pub(crate) fn path(section: &str, key: &str) -> String {
+    if section.is_empty() {
+        key.to_string()
+    } else {
+        format!("{section}.{key}")
+    }
+}
+
+/// Says what is wrong with the key `key` of `[section]`, a section that `kind` has.
+pub(crate) fn unknown_key(kind: FileKind, section: &str, key: &str) -> String {
+    let path = path(section, key);
+    if let Some(right) = kind.section_with(key) {
+        return format!(
+            "{path} is not a setting; `{key}` belongs in {}",
+            place(right)
+        );
+    }
+    if let Some(right) = kind.other().section_with(key) {
+        let file = kind.other().noun();
+        return format!("{path}: `{key}` belongs in {} of the {file}", place(right));
+    }
+    let keys = kind.keys(section).unwrap_or_default();
+    let what = if section.is_empty() {
+        format!("{path} is not a key before the first section")
+    } else {
+        format!("{path} is not a key of [{section}]")
+    };
+    format!("{what}; {}", suggestion(key, keys))
+}
+
+/// Says what is wrong with the section `[section]`, which `kind` does not have.
+pub(crate) fn unknown_section(kind: FileKind, section: &str) -> String {
+    let other = kind.other();
+    if other.keys(section).is_some() {
+        return format!("[{section}] belongs in the {}", other.noun());
+    }
+    let names: Vec<&str> = kind.sections().iter().map(|s| s.0).collect();
+    let names: Vec<&str> = names.into_iter().filter(|name| !name.is_empty()).collect();
+    let what = format!("[{section}] is not a section of a {}", kind.noun());
+    format!("{what}; {}", suggestion(section, &names))
+}
+
+/// `did you mean ...?` where something is near enough, else all there is.
+pub(crate) fn suggestion(typed: &str, valid: &[&str]) -> String {
+    match nearest(typed, valid) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("it can be `{}`", valid.join("`, `")),
+    }
+}
+
+fn place(section: &str) -> String {
+    if section.is_empty() {
+        "front of the first section".to_string()
+    } else {
+        format!("[{section}]")
+    }
+}
+
+/// The valid name nearest to `typed`, if any is near.
+///
+/// Two measures, for two kinds of mistake: the edit distance finds slips of the finger
+/// (`box_nms_tresh`), shared words find names remembered wrongly (`nms_iou`, `iou_threshold`).
+fn nearest<'v>(typed: &str, valid: &[&'v str]) -> Option<&'v str> {
+    let typed = typed.to_ascii_lowercase().replace('-', "_");
+    let score = |name: &str| {
+        let edit = normalized_damerau_levenshtein(&typed, name);
+        // Below this, one wrong letter in three or so, likeness is chance.
+        let edit = if edit < 0.6 { 0.0 } else { edit };
+        edit.max(shared_words(&typed, name))
+    };
+    let scored = valid.iter().map(|&name| (score(name), name));
+    // `>` keeps the first of equals: the order of the schema, main settings before optional ones.
+    let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best });
+    best.filter(|(score, _)| *score > 0.0).map(|(_, name)| name)
+}
+
+/// How many of the words of both names are shared, 0 to 1, where the first word typed counts twice.
+///
+/// Words that say nothing by themselves (`thresh`, `max`) do not count.
+fn shared_words(typed: &str, name: &str) -> f64 {
+    const EMPTY: [&str; 9] = [
+        "",
+        "in",
+        "max",
+        "min",
+        "n",
+        "per",
+        "score",
+        "thresh",
+        "threshold",
+    ];
+    let split = |name: &str| -> Vec<String> {
+        let words = name.split('_').filter(|word| !EMPTY.contains(word));
+        words
+            .map(|word| word.trim_end_matches('s').to_string())
+            .collect()
+    };
+    let (typed, name) = (split(typed), split(name));
+    let weight = |at: usize| if at == 0 { 2.0 } else { 1.0 };
+    let shared = typed
+        .iter()
+        .enumerate()
+        .filter(|(_, word)| name.contains(word));
+    let shared: f64 = shared.map(|(at, _)| weight(at)).sum();
+    let all = typed.len() + name.len() + 1;
+    2.0 * shared / all as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_and_misremembered_names_find_their_key() {
+        let masks = FileKind::Pipeline.keys("masks").unwrap();
+        for (typed, meant) in [
+            ("box_nms_tresh", "box_nms_thresh"),
+            ("nms_iou", "box_nms_thresh"),
+            ("nms_iuo", "box_nms_thresh"),
+            ("pred_iou_threshold", "pred_iou_thresh"),
+            ("iou_threshold", "pred_iou_thresh"),
+            ("stability-score-offset", "stability_score_offset"),
+            ("maskThreshold", "mask_threshold"),
+        ] {
+            assert_eq!(nearest(typed, masks), Some(meant), "for {typed}");
+        }
+        assert_eq!(nearest("colour", masks), None);
+    }
+
+    #[test]
+    fn a_key_of_another_section_or_file_is_sent_there() {
+        assert_eq!(
+            unknown_key(FileKind::Pipeline, "masks", "points_per_side"),
+            "masks.points_per_side is not a setting; `points_per_side` belongs in [prompts]"
+        );
+        assert_eq!(
+            unknown_key(FileKind::Pipeline, "prompts", "points_per_batch"),
+            "prompts.points_per_batch: `points_per_batch` belongs in [run] of the config file"
+        );
+        assert_eq!(
+            unknown_section(FileKind::Config, "masks"),
+            "[masks] belongs in the pipeline file"
+        );
+    }
+
+    #[test]
+    fn no_key_is_in_two_sections() {
+        let mut seen = Vec::new();
+        for kind in [FileKind::Pipeline, FileKind::Config] {
+            for (_, keys) in kind.sections() {
+                for key in *keys {
+                    assert!(!seen.contains(key), "{key} twice: hints would be ambiguous");
+                    seen.push(key);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Checkpoint files: named tensors with shapes, read one at a time.
+//!
+//! Both official formats are opened lazily: `.safetensors` by its header, `.pth`/`.pt`/`.bin` by its
+//! pickle (interpreted as data only, no code runs). Nothing but the header is in memory until a
+//! tensor is taken, so loading peaks at one copy of the weights plus the largest tensor.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use half::{bf16, f16};
+use pytorch_reader::PytorchReader;
+use safetensors::tensor::Metadata;
+
+/// Why a checkpoint could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file is missing or cannot be read.
+    #[error("checkpoint {path}: cannot be read: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The file is cut short or is no checkpoint at all.
+    #[error(
+        "checkpoint {path}: not a readable .safetensors or .pth file ({detail}); it may be truncated: compare its size and sha256 with the source, and fetch it again"
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What the reader found.
+        detail: String,
+    },
+    /// The tensors are those of another architecture.
+    #[error("checkpoint {path}: not a Segment Anything checkpoint: {detail}")]
+    NotSam {
+        /// The file.
+        path: PathBuf,
+        /// What is missing, and what the file holds instead.
+        detail: String,
+    },
+    /// It is SAM, but single tensors are missing, superfluous or of the wrong shape.
+    #[error("checkpoint {path}: {} tensor(s) do not fit the architecture ({architecture}):\n{}", problems.len(), list(problems))]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// The architecture read from the tensors' shapes, in words.
+        architecture: String,
+        /// Every missing, unexpected and mis-shaped key.
+        problems: Vec<KeyProblem>,
+    },
+}
+
+/// One tensor that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyProblem {
+    /// The architecture needs it, the file lacks it.
+    Missing {
+        /// Its key.
+        key: String,
+        /// The shape needed.
+        expected: Vec<usize>,
+    },
+    /// The file has it, the architecture has no place for it.
+    Unexpected {
+        /// Its key.
+        key: String,
+        /// The shape found.
+        found: Vec<usize>,
+    },
+    /// Its shape is another than the architecture needs.
+    Shape {
+        /// Its key.
+        key: String,
+        /// The shape needed.
+        expected: Vec<usize>,
+        /// The shape found.
+        found: Vec<usize>,
+    },
+    /// Its element type is not a float.
+    Type {
+        /// Its key.
+        key: String,
+        /// The element type found.
+        found: String,
+    },
+}
+
+impl std::fmt::Display for KeyProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing { key, expected } => write!(f, "missing    {key} {expected:?}"),
+            Self::Unexpected { key, found } => write!(f, "unexpected {key} {found:?}"),
+            Self::Shape {
+                key,
+                expected,
+                found,
+            } => write!(f, "mis-shaped {key}: {found:?}, expected {expected:?}"),
+            Self::Type { key, found } => {
+                write!(
+                    f,
+                    "wrong type {key}: {found}, expected f32, f16, bf16 or f64"
+                )
+            }
+        }
+    }
+}
+
+fn list(problems: &[KeyProblem]) -> String {
+    let lines: Vec<String> = problems.iter().map(|p| format!("  {p}")).collect();
+    lines.join("\n")
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FloatType {
+    F16,
+    Bf16,
+    F32,
+    F64,
+}
+
+impl FloatType {
+    /// Little-endian bytes to f32, f64 rounded to nearest.
+    fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
+        fn each<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+            let (chunks, _) = bytes.as_chunks::<N>();
+            chunks.iter().map(|chunk| convert(*chunk)).collect()
+        }
+        match self {
+            Self::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f32()),
+            Self::Bf16 => each(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            Self::F32 => each(bytes, f32::from_le_bytes),
+            Self::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
+        }
+    }
+}
+
+enum Location {
+    /// Byte range in the safetensors file.
+    Range { start: u64, length: usize },
+    /// A tensor of the pickle archive. It reads native-endian bytes.
+    Pickle(pytorch_reader::Tensor),
+}
+
+struct Entry {
+    shape: Vec<usize>,
+    dtype: Result<FloatType, String>,
+    location: Location,
+}
+
+/// A checkpoint file, opened: keys and shapes are known, tensors are read on demand.
+pub struct Checkpoint {
+    path: PathBuf,
+    file: Mutex<File>,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Checkpoint {
+    /// Opens a `.safetensors` or `.pth` file; the format is told by content, not by name.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`] or [`CheckpointError::Corrupt`].
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let io = |source| CheckpointError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = File::open(path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        let mut start = Vec::new();
+        file.by_ref().take(9).read_to_end(&mut start).map_err(io)?;
+        // A safetensors file is an 8-byte header length followed by a JSON object.
+        let entries = if start.get(8) == Some(&b'{') {
+            file.rewind().map_err(io)?;
+            safetensors_entries(&mut file, length)
+        } else {
+            pickle_entries(path)
+        };
+        let entries = entries.map_err(|detail| CheckpointError::Corrupt {
+            path: path.to_owned(),
+            detail,
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            file: Mutex::new(file),
+            entries: strip_wrapper(entries),
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every key with its shape, sorted by key.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.entries
+            .iter()
+            .map(|(key, entry)| (key.as_str(), entry.shape.as_slice()))
+    }
+
+    /// The shape of one tensor.
+    pub fn shape(&self, key: &str) -> Option<&[usize]> {
+        self.entries.get(key).map(|entry| entry.shape.as_slice())
+    }
+
+    /// Reads one tensor as f32, row-major. `None` where the file has no such key.
+    ///
+    /// # Errors
+    /// The element type's name where it is not a float (inner `Err`), [`CheckpointError::Corrupt`]
+    /// where the data cannot be read.
+    pub(crate) fn read(
+        &self,
+        key: &str,
+    ) -> Result<Option<Result<Vec<f32>, String>>, CheckpointError> {
+        let Some(entry) = self.entries.get(key) else {
+            return Ok(None);
+        };
+        let dtype = match &entry.dtype {
+            Ok(dtype) => *dtype,
+            Err(name) => return Ok(Some(Err(name.clone()))),
+        };
+        let bytes = match &entry.location {
+            Location::Range { start, length } => {
+                let mut bytes = vec![0; *length];
+                let mut file = self.file.lock().expect("no reader panics");
+                file.seek(SeekFrom::Start(*start))
+                    .and_then(|_| file.read_exact(&mut bytes))
+                    .map(|()| bytes)
+            }
+            Location::Pickle(tensor) => tensor.read(),
+        };
+        let bytes = bytes.map_err(|error| CheckpointError::Corrupt {
+            path: self.path.clone(),
+            detail: format!("{key}: {error}"),
+        })?;
+        Ok(Some(Ok(dtype.to_f32(&bytes))))
+    }
+}
+
+fn safetensors_entries(
+    file: &mut File,
+    file_length: u64,
+) -> Result<BTreeMap<String, Entry>, String> {
+    let mut size = [0; 8];
+    file.read_exact(&mut size).map_err(|e| e.to_string())?;
+    let header_length = u64::from_le_bytes(size);
+    if header_length > file_length.saturating_sub(8) {
+        return Err(format!(
+            "the header claims {header_length} bytes, the file has {file_length}"
+        ));
+    }
+    let mut header = Vec::new();
+    file.take(header_length)
+        .read_to_end(&mut header)
+        .map_err(|e| e.to_string())?;
+    // Checks that the tensors' ranges fit their shapes and neither overlap nor leave gaps.
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| e.to_string())?;
+    let data_start = 8 + header_length;
+    let expected = data_start + metadata.data_len() as u64;
+    if expected != file_length {
+        return Err(format!(
+            "the header describes {expected} bytes, the file has {file_length}"
+        ));
+    }
+    let entries = metadata.tensors().into_iter().map(|(key, info)| {
+        let dtype = match info.dtype {
+            safetensors::Dtype::F16 => Ok(FloatType::F16),
+            safetensors::Dtype::BF16 => Ok(FloatType::Bf16),
+            safetensors::Dtype::F32 => Ok(FloatType::F32),
+            safetensors::Dtype::F64 => Ok(FloatType::F64),
+            other => Err(format!("{other:?}")),
+        };
+        let (start, end) = info.data_offsets;
+        let location = Location::Range {
+            start: data_start + start as u64,
+            length: end - start,
+        };
+        let shape = info.shape.clone();
+        (
+            key,
+            Entry {
+                shape,
+                dtype,
+                location,
+            },
+        )
+    });
+    Ok(entries.collect())
+}
+
+fn pickle_entries(path: &Path) -> Result<BTreeMap<String, Entry>, String> {
+    let reader = PytorchReader::new(path).map_err(|e| e.to_string())?;
+    if reader.is_empty() {
+        return Err("it holds no tensors".to_owned());
+    }
+    let entries = reader.into_tensors().into_iter().map(|(key, tensor)| {
+        let dtype = match tensor.dtype() {
+            pytorch_reader::DType::F16 => Ok(FloatType::F16),
+            pytorch_reader::DType::BF16 => Ok(FloatType::Bf16),
+            pytorch_reader::DType::F32 => Ok(FloatType::F32),
+            pytorch_reader::DType::F64 => Ok(FloatType::F64),
+            other => Err(format!("{other:?}")),
+        };
+        let shape = tensor.shape().to_vec();
+        let location = Location::Pickle(tensor);
+        (
+            key,
+            Entry {
+                shape,
+                dtype,
+                location,
+            },
+        )
+    });
+    Ok(entries.collect())
+}
+
+/// Training code often wraps the weights: `model.image_encoder...`, `state_dict.sam....`. The
+/// official keys are what follows the wrapper, told by the one tensor every SAM has.
+fn strip_wrapper(entries: BTreeMap<String, Entry>) -> BTreeMap<String, Entry> {
+    const ANCHOR: &str = "image_encoder.patch_embed.proj.weight";
+    let prefix = entries
+        .keys()
+        .find_map(|key| key.strip_suffix(ANCHOR))
+        .unwrap_or("")
+        .to_owned();
+    if prefix.is_empty() || !prefix.ends_with('.') {
+        return entries;
+    }
+    entries
+        .into_iter()
+        .map(|(key, entry)| match key.strip_prefix(&prefix) {
+            Some(official) => (official.to_owned(), entry),
+            None => (key, entry),
+        })
+        .collect()
+}

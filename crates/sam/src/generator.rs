@@ -1,0 +1,235 @@
+//! Automatic masks, first half: a grid of points over the image and its crops, each a prompt.
+//!
+//! Follows `SamAutomaticMaskGenerator` (segment-anything). The work is cut where the machine is: the
+//! device makes [`CandidateBatch`]es ([`propose`]), the CPU turns them into masks
+//! ([`MaskSelector`](crate::MaskSelector)), and images are resized ahead of both ([`PreparedImage`]).
+//! Candidates stream batch by batch, so memory does not grow with the number of points.
+
+use std::ops::ControlFlow;
+
+use maskmill_masks::{Crop, ImageSize, crops, layer_point_grids, passes_iou, scale_points};
+use maskmill_pixels::RgbImage;
+
+use crate::mask_decoder::MaskOutput;
+use crate::model::{ImageEmbedding, ModelInput, Sam};
+use crate::predictor::to_host;
+use crate::prompt_encoder::PointLabel;
+use crate::selector::{GeneratedMask, MaskFilters, MaskSelector};
+
+/// What is prompted, and which masks are kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AutomaticOptions {
+    /// Points in `[0, 1]^2` (x, y) for each crop layer, the whole image being layer 0.
+    pub point_grids: Vec<Vec<[f64; 2]>>,
+    /// Crop layers beyond the whole image; layer i has `2^i x 2^i` crops.
+    pub crop_n_layers: u32,
+    /// Overlap of the first layer's crops, as a fraction of the image's shorter side.
+    pub crop_overlap_ratio: f64,
+    /// Three masks a point, or one.
+    pub output: MaskOutput,
+    /// Which masks are kept.
+    pub filters: MaskFilters,
+}
+
+impl AutomaticOptions {
+    /// A regular grid per layer: `points_per_side` divided by `downscale_factor^layer`.
+    pub fn regular_grids(
+        points_per_side: u32,
+        crop_n_layers: u32,
+        downscale_factor: u32,
+    ) -> Vec<Vec<[f64; 2]>> {
+        layer_point_grids(points_per_side, crop_n_layers, downscale_factor)
+    }
+}
+
+impl Default for AutomaticOptions {
+    /// The defaults of `SamAutomaticMaskGenerator`: 32 x 32 points, no crops.
+    fn default() -> Self {
+        Self {
+            point_grids: Self::regular_grids(32, 0, 1),
+            crop_n_layers: 0,
+            crop_overlap_ratio: 512.0 / 1500.0,
+            output: MaskOutput::Multi,
+            filters: MaskFilters::default(),
+        }
+    }
+}
+
+/// An image cut into crops and resized: all that the device stage needs of it.
+pub struct PreparedImage {
+    size: ImageSize,
+    crops: Vec<(Crop, ModelInput)>,
+}
+
+impl PreparedImage {
+    /// Cuts and resizes; CPU work only. `image_size` is the model's.
+    pub fn new(image: &RgbImage, options: &AutomaticOptions, image_size: usize) -> Self {
+        let bounds = crops(
+            image.size(),
+            options.crop_n_layers,
+            options.crop_overlap_ratio,
+        );
+        let whole = bounds.len() == 1;
+        Self {
+            size: image.size(),
+            crops: bounds
+                .into_iter()
+                .map(|crop| {
+                    let input = if whole {
+                        ModelInput::new(image, image_size)
+                    } else {
+                        ModelInput::new(&image.crop(crop.bounds), image_size)
+                    };
+                    (crop, input)
+                })
+                .collect(),
+        }
+    }
+
+    /// Size of the original image, in pixels.
+    pub fn size(&self) -> ImageSize {
+        self.size
+    }
+
+    /// Bytes of pixels held.
+    pub fn bytes(&self) -> usize {
+        let inputs = self.crops.iter().map(|(_, input)| input);
+        inputs.map(|input| input.resized().data().len()).sum()
+    }
+}
+
+/// One mask that passed the predicted-IoU filter, not yet upscaled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// The point that prompted it, in pixels of its crop.
+    pub point_px: [f64; 2],
+    /// The model's estimate of the mask's IoU.
+    pub predicted_iou: f32,
+    /// Low-resolution logits, row-major `[4 grid, 4 grid]`.
+    pub low_res_logits: Vec<f32>,
+}
+
+/// Candidates of some points of one crop. Crops come in order, points within a crop too.
+#[derive(Clone, Debug)]
+pub struct CandidateBatch {
+    /// The crop's place in the order of crops.
+    pub crop_index: usize,
+    /// The crop, in pixels of the image.
+    pub crop: Crop,
+    /// Size of the crop as the model saw it, resized and unpadded.
+    pub input: ImageSize,
+    /// What passed.
+    pub candidates: Vec<Candidate>,
+}
+
+/// Runs the model over an image's points and hands out the candidates, batch by batch.
+///
+/// `points_per_batch` bounds memory and does not change what is found. `sink` may stop the run.
+///
+/// # Panics
+/// When `options` has fewer point grids than the image has crop layers, or the device fails.
+pub fn propose(
+    sam: &Sam,
+    options: &AutomaticOptions,
+    points_per_batch: usize,
+    image: &PreparedImage,
+    mut sink: impl FnMut(CandidateBatch) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    for (crop_index, (crop, input)) in image.crops.iter().enumerate() {
+        let embedding = sam.encode(input);
+        let grid = &options.point_grids[crop.layer as usize];
+        let points = scale_points(grid, crop.bounds.size());
+        for points in points.chunks(points_per_batch.max(1)) {
+            let candidates = candidates(sam, options, &embedding, points);
+            if !candidates.is_empty() {
+                sink(CandidateBatch {
+                    crop_index,
+                    crop: *crop,
+                    input: input.resized().size(),
+                    candidates,
+                })?;
+            }
+        }
+    }
+    ControlFlow::Continue(())
+}
+
+/// Prompts with each of `points` and keeps the masks whose predicted IoU passes. The IoU comes from the
+/// transformer alone, so points without a good mask are never upscaled.
+fn candidates(
+    sam: &Sam,
+    options: &AutomaticOptions,
+    embedding: &ImageEmbedding,
+    points_px: &[[f64; 2]],
+) -> Vec<Candidate> {
+    let networks = sam.networks();
+    let prompts: Vec<_> = points_px
+        .iter()
+        .map(|&xy| {
+            vec![
+                (embedding.to_input(xy), PointLabel::Foreground),
+                ([0.0, 0.0], PointLabel::Padding),
+            ]
+        })
+        .collect();
+    let decoded = networks.mask_decoder.decode(
+        embedding.tensor.clone(),
+        sam.dense_positions().clone(),
+        networks.prompt_encoder.embed_points(&prompts, sam.device()),
+        networks.prompt_encoder.no_mask(),
+    );
+    let iou = to_host(
+        networks
+            .mask_decoder
+            .predicted_iou(&decoded, options.output),
+    );
+    let masks = iou.len() / points_px.len();
+    let passes = |iou: &f32| passes_iou(*iou, options.filters.pred_iou_thresh);
+    let wanted: Vec<usize> = iou
+        .chunks_exact(masks)
+        .enumerate()
+        .filter(|(_, iou)| iou.iter().any(passes))
+        .map(|(index, _)| index)
+        .collect();
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let logits = networks
+        .mask_decoder
+        .low_res_logits(&decoded, options.output, &wanted);
+    let [_, _, height, width] = logits.dims();
+    let logits = to_host(logits);
+    let planes = logits.chunks_exact(height * width);
+    let iou = &iou;
+    wanted
+        .iter()
+        .flat_map(|&point| (0..masks).map(move |mask| (point, iou[point * masks + mask])))
+        .zip(planes)
+        .filter(|((_, iou), _)| passes(iou))
+        .map(|((point, predicted_iou), logits)| Candidate {
+            point_px: points_px[point],
+            predicted_iou,
+            low_res_logits: logits.to_vec(),
+        })
+        .collect()
+}
+
+/// All masks of one image, device and CPU work in turn. Jobs overlap the two with [`propose`].
+///
+/// # Panics
+/// As [`propose`].
+pub fn generate(
+    sam: &Sam,
+    options: &AutomaticOptions,
+    points_per_batch: usize,
+    image: &RgbImage,
+) -> Vec<GeneratedMask> {
+    let prepared = PreparedImage::new(image, options, sam.architecture().image_size);
+    let mut selector = MaskSelector::new(sam.architecture(), &options.filters, prepared.size());
+    let done = propose(sam, options, points_per_batch, &prepared, |batch| {
+        selector.push(batch);
+        ControlFlow::Continue(())
+    });
+    debug_assert!(done.is_continue(), "this sink never stops");
+    selector.finish()
+}

@@ -1,0 +1,348 @@
+//! The ViT image encoder: patches -> windowed and global attention -> neck.
+//!
+//! Follows `ImageEncoderViT` (segment-anything); the attention with decomposed relative positions is
+//! that of ViTDet and MViTv2. Tensors are channels-last throughout.
+
+use burn::module::{Module, Param};
+use burn::nn::conv::Conv2d;
+use burn::nn::{LayerNorm, Linear, PaddingConfig2d};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+
+use crate::architecture::Architecture;
+use crate::layers::{ENCODER_EPSILON, Mlp, PatchConv};
+use crate::weights::Weights;
+
+/// Largest attention matrix made at once, in bytes. A ViT-B global block at 1024 px would hold
+/// 12 heads x 4096 x 4096 floats (805 MB); queries are taken in chunks of grid rows instead.
+const MAX_SCORES_BYTES: usize = 64 << 20;
+
+/// The image encoder.
+#[derive(Module, Debug)]
+pub struct ImageEncoder {
+    patch_embed: PatchConv,
+    pos_embed: Param<Tensor<4>>,
+    blocks: Vec<Block>,
+    neck: Neck,
+}
+
+impl ImageEncoder {
+    pub(crate) fn load(w: &mut Weights<'_>, a: &Architecture) -> Self {
+        let (dim, grid, patch) = (a.encoder_dim, a.grid(), a.patch_size);
+        Self {
+            patch_embed: PatchConv::load(
+                w,
+                "image_encoder.patch_embed.proj",
+                [dim, 3, patch, patch],
+                true,
+            ),
+            pos_embed: w.param("image_encoder.pos_embed", [1, grid, grid, dim]),
+            blocks: (0..a.windows.len()).map(|i| Block::load(w, a, i)).collect(),
+            neck: Neck::load(w, a),
+        }
+    }
+
+    /// Embeds normalised, padded images.
+    ///
+    /// # Shapes
+    /// - `images`: `[batch, image_size, image_size, 3]`
+    /// - output: `[batch, grid, grid, embed_dim]`
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
+        self.stages(images)
+            .pop()
+            .expect("the neck is the last stage")
+    }
+
+    /// Every stage in order: patches with positions, each block's output, the embedding. For comparing
+    /// devices and implementations; shapes are `[batch, grid, grid, channels]`.
+    pub fn stages(&self, images: Tensor<4>) -> Vec<Tensor<4>> {
+        let mut stages = vec![self.patch_embed.forward(images) + self.pos_embed.val()];
+        for block in &self.blocks {
+            stages.push(block.forward(stages[stages.len() - 1].clone()));
+        }
+        stages.push(self.neck.forward(stages[stages.len() - 1].clone()));
+        stages
+    }
+}
+
+#[derive(Module, Debug)]
+struct Block {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    mlp: Mlp,
+    window: Option<usize>,
+}
+
+impl Block {
+    fn load(w: &mut Weights<'_>, a: &Architecture, index: usize) -> Self {
+        let prefix = format!("image_encoder.blocks.{index}");
+        let dim = a.encoder_dim;
+        Self {
+            norm1: w.layer_norm(&format!("{prefix}.norm1"), dim, ENCODER_EPSILON),
+            attn: Attention::load(w, &format!("{prefix}.attn"), a, a.windows[index]),
+            norm2: w.layer_norm(&format!("{prefix}.norm2"), dim, ENCODER_EPSILON),
+            mlp: Mlp::load(w, &format!("{prefix}.mlp"), dim, a.encoder_mlp_dim),
+            window: a.windows[index],
+        }
+    }
+
+    /// `[batch, height, width, dim]` -> the same.
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [_, height, width, _] = x.dims();
+        let y = self.norm1.forward(x.clone());
+        let y = match self.window {
+            None => self.attn.forward(y),
+            Some(window) => {
+                let windows = partition(y, window);
+                unpartition(self.attn.forward(windows), window, height, width)
+            }
+        };
+        let x = x + y;
+        let y = self.mlp.gelu(self.norm2.forward(x.clone()));
+        x + y
+    }
+}
+
+/// `window_partition`: zero-pads right and bottom to whole windows, after the norm, so padding tokens
+/// are attended to as in the reference.
+///
+/// `[batch, height, width, dim]` -> `[batch * windows, window, window, dim]`
+fn partition(x: Tensor<4>, window: usize) -> Tensor<4> {
+    let [batch, height, width, dim] = x.dims();
+    let [rows, columns] = [height.div_ceil(window), width.div_ceil(window)];
+    let x = pad_end(x, 1, rows * window - height);
+    let x = pad_end(x, 2, columns * window - width);
+    x.reshape([batch, rows, window, columns, window, dim])
+        .permute([0, 1, 3, 2, 4, 5])
+        .reshape([batch * rows * columns, window, window, dim])
+}
+
+/// `window_unpartition`: the inverse, without the padding.
+fn unpartition(windows: Tensor<4>, window: usize, height: usize, width: usize) -> Tensor<4> {
+    let [total, _, _, dim] = windows.dims();
+    let [rows, columns] = [height.div_ceil(window), width.div_ceil(window)];
+    let batch = total / (rows * columns);
+    windows
+        .reshape([batch, rows, columns, window, window, dim])
+        .permute([0, 1, 3, 2, 4, 5])
+        .reshape([batch, rows * window, columns * window, dim])
+        .narrow(1, 0, height)
+        .narrow(2, 0, width)
+}
+
+fn pad_end(x: Tensor<4>, dim: usize, amount: usize) -> Tensor<4> {
+    if amount == 0 {
+        return x;
+    }
+    let mut shape = x.dims();
+    shape[dim] = amount;
+    let zeros = Tensor::zeros(shape, &x.device());
+    Tensor::cat(vec![x, zeros], dim)
+}
+
+/// Multi-head self attention over a square of tokens, with decomposed relative positions.
+#[derive(Module, Debug)]
+struct Attention {
+    qkv: Linear,
+    proj: Linear,
+    rel_pos_h: Param<Tensor<2>>,
+    rel_pos_w: Param<Tensor<2>>,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(w: &mut Weights<'_>, prefix: &str, a: &Architecture, window: Option<usize>) -> Self {
+        let (dim, heads) = (a.encoder_dim, a.encoder_heads);
+        // A global block's table may be of any length: it is interpolated to the grid.
+        let length = |axis: &str| {
+            let key = format!("{prefix}.rel_pos_{axis}");
+            let found = w.checkpoint_shape(&key).map(|shape| shape[0]);
+            found.unwrap_or(2 * window.unwrap_or(a.grid()) - 1)
+        };
+        let (length_h, length_w) = (length("h"), length("w"));
+        Self {
+            qkv: w.linear(&format!("{prefix}.qkv"), dim, 3 * dim),
+            proj: w.linear(&format!("{prefix}.proj"), dim, dim),
+            rel_pos_h: w.param(&format!("{prefix}.rel_pos_h"), [length_h, dim / heads]),
+            rel_pos_w: w.param(&format!("{prefix}.rel_pos_w"), [length_w, dim / heads]),
+            heads,
+        }
+    }
+
+    /// `[batch, height, width, dim]` -> the same.
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, height, width, dim] = x.dims();
+        let (heads, tokens) = (self.heads, height * width);
+        let head_dim = dim / heads;
+        let qkv = self
+            .qkv
+            .forward(x.reshape([batch, tokens, dim]))
+            .reshape([batch, tokens, 3, heads, head_dim])
+            .permute([2, 0, 3, 1, 4]);
+        // Each `[batch * heads, tokens, head_dim]`.
+        let part = |i: usize| {
+            qkv.clone()
+                .narrow(0, i, 1)
+                .reshape([batch * heads, tokens, head_dim])
+        };
+        let (q, k, v) = (part(0), part(1).transpose(), part(2));
+        let scale = (head_dim as f64).powf(-0.5);
+        let bias_h = relative_positions(self.rel_pos_h.val(), height);
+        let bias_w = relative_positions(self.rel_pos_w.val(), width);
+
+        let row_bytes = batch * heads * width * tokens * size_of::<f32>();
+        let rows_per_chunk = (MAX_SCORES_BYTES / row_bytes).clamp(1, height);
+        let mut chunks = Vec::with_capacity(height.div_ceil(rows_per_chunk));
+        for row in (0..height).step_by(rows_per_chunk) {
+            let rows = rows_per_chunk.min(height - row);
+            let q = q.clone().narrow(1, row * width, rows * width);
+            let scores = q.clone().mul_scalar(scale).matmul(k.clone());
+            // bhwc,hkc->bhwk and bhwc,wkc->bhwk of `add_decomposed_rel_pos`.
+            let q = q.reshape([batch * heads, rows, width, head_dim]);
+            let along_h = q
+                .clone()
+                .matmul(bias_h.clone().narrow(0, row, rows).transpose().unsqueeze());
+            let along_w = q
+                .swap_dims(1, 2)
+                .matmul(bias_w.clone().transpose().unsqueeze())
+                .swap_dims(1, 2);
+            let queries = rows * width;
+            let scores = scores.reshape([batch * heads, queries, height, width])
+                + along_h.reshape([batch * heads, queries, height, 1])
+                + along_w.reshape([batch * heads, queries, 1, width]);
+            let attention =
+                activation::softmax(scores.reshape([batch * heads, queries, tokens]), 2);
+            chunks.push(attention.matmul(v.clone()));
+        }
+        let y = Tensor::cat(chunks, 1)
+            .reshape([batch, heads, tokens, head_dim])
+            .swap_dims(1, 2)
+            .reshape([batch, tokens, dim]);
+        self.proj.forward(y).reshape([batch, height, width, dim])
+    }
+}
+
+/// `get_rel_pos` for queries and keys on the same axis of `size` tokens.
+///
+/// `[length, head_dim]` -> `[size (query), size (key), head_dim]`; entry `(q, k)` is the table's row
+/// `q - k + size - 1`, the table being interpolated linearly where its length is not `2 size - 1`.
+fn relative_positions(table: Tensor<2>, size: usize) -> Tensor<3> {
+    let [length, head_dim] = table.dims();
+    let device = table.device();
+    let needed = 2 * size - 1;
+    let table = if length == needed {
+        table
+    } else {
+        linear_interpolation(length, needed, &device).matmul(table)
+    };
+    let rows: Vec<i64> = (0..size)
+        .flat_map(|q| (0..size).map(move |k| (q + size - 1 - k) as i64))
+        .collect();
+    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [size * size]), &device);
+    table.select(0, rows).reshape([size, size, head_dim])
+}
+
+/// `F.interpolate(mode="linear", align_corners=False)` as a matrix, `[to, from]`.
+fn linear_interpolation(from: usize, to: usize, device: &Device) -> Tensor<2> {
+    let mut matrix = vec![0.0_f32; to * from];
+    let scale = from as f32 / to as f32;
+    for row in 0..to {
+        let source = (scale * (row as f32 + 0.5) - 0.5).max(0.0);
+        let low = (source as usize).min(from - 1);
+        let high = (low + 1).min(from - 1);
+        let weight = source - low as f32;
+        matrix[row * from + low] += 1.0 - weight;
+        matrix[row * from + high] += weight;
+    }
+    Tensor::from_data(TensorData::new(matrix, [to, from]), device)
+}
+
+/// 1x1 convolution, norm, 3x3 convolution, norm: the channels of the decoder.
+#[derive(Module, Debug)]
+struct Neck {
+    conv1: PatchConv,
+    norm1: LayerNorm,
+    conv2: Conv2d,
+    norm2: LayerNorm,
+}
+
+impl Neck {
+    fn load(w: &mut Weights<'_>, a: &Architecture) -> Self {
+        let (dim, out) = (a.encoder_dim, a.embed_dim);
+        Self {
+            conv1: PatchConv::load(w, "image_encoder.neck.0", [out, dim, 1, 1], false),
+            norm1: w.layer_norm("image_encoder.neck.1", out, ENCODER_EPSILON),
+            conv2: Conv2d {
+                weight: w.param("image_encoder.neck.2.weight", [out, out, 3, 3]),
+                bias: None,
+                stride: [1, 1],
+                kernel_size: [3, 3],
+                dilation: [1, 1],
+                groups: 1,
+                padding: PaddingConfig2d::Explicit(1, 1, 1, 1),
+            },
+            norm2: w.layer_norm("image_encoder.neck.3", out, ENCODER_EPSILON),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = self.norm1.forward(self.conv1.forward(x));
+        let x = self.conv2.forward(x.permute([0, 3, 1, 2]));
+        self.norm2.forward(x.permute([0, 2, 3, 1]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.try_into_vec_as().unwrap()
+    }
+
+    #[test]
+    fn windows_come_back_in_place() {
+        let device = Device::flex();
+        let (height, width, dim) = (5, 8, 3);
+        let data: Vec<f32> = (0..2 * height * width * dim).map(|v| v as f32).collect();
+        let shape = [2, height, width, dim];
+        let x = Tensor::<4>::from_data(TensorData::new(data.clone(), shape), &device);
+        let windows = partition(x, 3);
+        assert_eq!(windows.dims(), [2 * 2 * 3, 3, 3, dim]);
+        // The last window of the first image: rows 3-4 and columns 6-7, the rest padding.
+        let last = values(windows.clone().narrow(0, 5, 1).narrow(3, 0, 1));
+        let at = |y: usize, x: usize| ((y * width + x) * dim) as f32;
+        let expected = [
+            at(3, 6),
+            at(3, 7),
+            0.0,
+            at(4, 6),
+            at(4, 7),
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+        ];
+        assert_eq!(last, expected);
+        assert_eq!(values(unpartition(windows, 3, height, width)), data);
+    }
+
+    #[test]
+    fn relative_positions_index_by_difference() {
+        let device = Device::flex();
+        let table = Tensor::<2>::from_floats([[0.0], [1.0], [2.0], [3.0], [4.0]], &device);
+        let positions = values(relative_positions(table, 3));
+        assert_eq!(positions, [2.0, 1.0, 0.0, 3.0, 2.0, 1.0, 4.0, 3.0, 2.0]);
+    }
+
+    #[test]
+    fn interpolation_matches_torch() {
+        // torch 2.x: F.interpolate(torch.tensor([[[0., 1., 4.]]]), size=5, mode="linear")
+        let device = Device::flex();
+        let table = Tensor::<2>::from_floats([[0.0], [1.0], [4.0]], &device);
+        let up = values(linear_interpolation(3, 5, &device).matmul(table));
+        for (got, expected) in up.iter().zip([0.0, 0.4, 1.0, 2.8, 4.0]) {
+            assert!((got - expected).abs() < 1e-6, "{up:?}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The convolutions of SAM whose kernel equals their stride: each output depends on one patch, so they
+//! are matrix products over channels-last tensors.
+
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::{Tensor, activation};
+
+use crate::weights::Weights;
+
+/// Epsilon of the image encoder's norms and of `LayerNorm2d` (`build_sam.py`, `common.py`).
+pub(crate) const ENCODER_EPSILON: f64 = 1e-6;
+
+/// A convolution of kernel = stride, as `torch.nn.Conv2d(in, out, k, stride=k)`.
+#[derive(Module, Debug)]
+pub(crate) struct PatchConv {
+    weight: Param<Tensor<4>>,
+    bias: Option<Param<Tensor<1>>>,
+}
+
+impl PatchConv {
+    /// `shape`: `[channels_out, channels_in, k, k]`.
+    pub(crate) fn load(w: &mut Weights<'_>, prefix: &str, shape: [usize; 4], bias: bool) -> Self {
+        Self {
+            weight: w.param(&format!("{prefix}.weight"), shape),
+            bias: bias.then(|| w.param(&format!("{prefix}.bias"), [shape[0]])),
+        }
+    }
+
+    /// # Shapes
+    /// - `x`: `[batch, height, width, channels_in]`, sides multiples of k
+    /// - output: `[batch, height / k, width / k, channels_out]`
+    pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let weight = self.weight.val();
+        let [c_out, c_in, k, _] = weight.dims();
+        let [batch, height, width, _] = x.dims();
+        let [rows, columns] = [height / k, width / k];
+        let patches = x
+            .reshape([batch, rows, k, columns, k, c_in])
+            .permute([0, 1, 3, 5, 2, 4])
+            .reshape([batch * rows * columns, c_in * k * k]);
+        let y = patches.matmul(weight.reshape([c_out, c_in * k * k]).transpose());
+        let y = match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        };
+        y.reshape([batch, rows, columns, c_out])
+    }
+}
+
+/// A transposed convolution of kernel = stride = 2, as `torch.nn.ConvTranspose2d(in, out, 2, stride=2)`.
+#[derive(Module, Debug)]
+pub(crate) struct UpConv {
+    weight: Param<Tensor<4>>,
+    bias: Param<Tensor<1>>,
+}
+
+impl UpConv {
+    pub(crate) fn load(w: &mut Weights<'_>, prefix: &str, c_in: usize, c_out: usize) -> Self {
+        Self {
+            weight: w.param(&format!("{prefix}.weight"), [c_in, c_out, 2, 2]),
+            bias: w.param(&format!("{prefix}.bias"), [c_out]),
+        }
+    }
+
+    /// # Shapes
+    /// - `x`: `[batch, height, width, channels_in]`
+    /// - output: `[batch, 2 height, 2 width, channels_out]`
+    pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let weight = self.weight.val();
+        let [c_in, c_out, _, _] = weight.dims();
+        let [batch, height, width, _] = x.dims();
+        // [c_in, c_out, 2, 2] -> [c_in, 2, 2, c_out]: the product is channels-last already.
+        let weight = weight.permute([0, 2, 3, 1]).reshape([c_in, 4 * c_out]);
+        let y = x
+            .reshape([batch * height * width, c_in])
+            .matmul(weight)
+            .reshape([batch, height, width, 2, 2, c_out])
+            .permute([0, 1, 3, 2, 4, 5])
+            .reshape([batch, 2 * height, 2 * width, c_out]);
+        y + self.bias.val().unsqueeze()
+    }
+}
+
+/// `MLPBlock`: two linear layers around an activation.
+#[derive(Module, Debug)]
+pub(crate) struct Mlp {
+    lin1: Linear,
+    lin2: Linear,
+}
+
+impl Mlp {
+    pub(crate) fn load(w: &mut Weights<'_>, prefix: &str, dim: usize, hidden: usize) -> Self {
+        Self {
+            lin1: w.linear(&format!("{prefix}.lin1"), dim, hidden),
+            lin2: w.linear(&format!("{prefix}.lin2"), hidden, dim),
+        }
+    }
+
+    /// With the exact (error-function) GELU of the image encoder.
+    pub(crate) fn gelu<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.lin2.forward(activation::gelu(self.lin1.forward(x)))
+    }
+
+    /// With the ReLU of the mask decoder.
+    pub(crate) fn relu<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.lin2.forward(activation::relu(self.lin1.forward(x)))
+    }
+}
+
+/// `MLP` of the mask decoder's heads: linear layers with ReLU between them.
+#[derive(Module, Debug)]
+pub(crate) struct HeadMlp {
+    layers: Vec<Linear>,
+}
+
+impl HeadMlp {
+    /// `dims`: input, hidden..., output.
+    pub(crate) fn load(w: &mut Weights<'_>, prefix: &str, dims: &[usize]) -> Self {
+        let layers = dims.windows(2).enumerate();
+        Self {
+            layers: layers
+                .map(|(i, io)| w.linear(&format!("{prefix}.layers.{i}"), io[0], io[1]))
+                .collect(),
+        }
+    }
+
+    /// # Shapes
+    /// - `x`: `[batch, input]`
+    /// - output: `[batch, output]`
+    ///
+    /// A row's result does not depend on the batch it is in: a single row is computed twice, because the
+    /// CPU's matrix-vector product sums in another order than its matrix-matrix product.
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        if x.dims()[0] == 1 {
+            return self.forward(x.repeat_dim(0, 2)).narrow(0, 0, 1);
+        }
+        let (last, hidden) = self.layers.split_last().expect("an MLP has layers");
+        let x = hidden
+            .iter()
+            .fold(x, |x, layer| activation::relu(layer.forward(x)));
+        last.forward(x)
+    }
+}

@@ -1,0 +1,51 @@
+//! Segment Anything (Kirillov et al., 2023) on Burn.
+//!
+//! ```text
+//! RgbImage -> ModelInput -> ImageEncoder -> ImageEmbedding --+
+//!                                                            +-> MaskDecoder -> low-resolution logits, IoU
+//! points, boxes, masks -----> PromptEncoder -----------------+         |
+//!                                                                      v
+//!            Predictor: masks of given prompts      propose: candidates of a grid -> MaskSelector: masks
+//! ```
+//!
+//! What enters: an 8-bit RGB image of any size, prompts in its pixels, and a checkpoint with the official
+//! key names, whose shapes tell the architecture. What leaves the device: low-resolution logits of the
+//! masks that passed the IoU filter, once. What never happens here: reading images, writing masks,
+//! choosing paths.
+//!
+//! Tensors are channels-last (`[batch, height, width, channels]`), unlike the reference's: norms and
+//! products then run over contiguous channels, and no transposition is needed between the encoder and
+//! the decoder. Results equal the reference's to rounding; the tests hold the numbers.
+//!
+//! Departures from segment-anything 1.0, all without effect on which masks come out:
+//! - the image tokens are not repeated per prompt before the decoder needs them apart;
+//! - predicted IoU is filtered before upscaling, not after;
+//! - masks are thresholded, measured and run-length encoded without a full-size logit image.
+
+mod architecture;
+mod checkpoint;
+mod device;
+mod generator;
+mod image_encoder;
+mod layers;
+mod mask_decoder;
+mod model;
+mod predictor;
+mod prompt_encoder;
+mod selector;
+mod transformer;
+mod weights;
+
+pub use architecture::{Architecture, DECODER_HEADS};
+pub use checkpoint::{Checkpoint, CheckpointError, KeyProblem};
+pub use device::{DeviceError, DeviceName};
+pub use generator::{
+    AutomaticOptions, Candidate, CandidateBatch, PreparedImage, generate, propose,
+};
+pub use image_encoder::ImageEncoder;
+pub use mask_decoder::{DecodedPrompts, MaskDecoder, MaskOutput};
+pub use model::{ImageEmbedding, ModelInput, Networks, Sam};
+pub use predictor::{PointPrompt, PredictedMask, Predictor, Prompt, PromptError};
+pub use prompt_encoder::{PointLabel, PromptEncoder, PromptPoints};
+pub use selector::{GeneratedMask, MaskFilters, MaskSelector};
+pub use transformer::TwoWayTransformer;

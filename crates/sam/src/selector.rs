@@ -1,0 +1,273 @@
+//! Automatic masks, second half: candidates to the masks that are kept. CPU only.
+//!
+//! Follows `SamAutomaticMaskGenerator._process_batch`, `_process_crop`, `_generate_masks` and
+//! `postprocess_small_regions` (segment-anything), in their order:
+//!
+//! ```text
+//! candidates -> stability -> coverage, area* -> crop edge -> RLE      per batch, in parallel
+//!            -> box NMS within the crop, by predicted IoU             per crop
+//!            -> box NMS across crops, smaller crops first             per image, with crops
+//!            -> small regions, and box NMS again                      min_mask_region_area
+//!            -> coverage, area*; mask NMS*; containment NMS*          (*: not in the reference, off)
+//! ```
+
+use maskmill_masks::{
+    BoxPx, Crop, ImageSize, RegionMode, Rle, ScanOptions, Upscaler, box_nms, containment_nms,
+    is_near_crop_edge, mask_nms, passes_max_coverage, passes_min_area, passes_stability,
+};
+use rayon::prelude::*;
+
+use crate::architecture::Architecture;
+use crate::generator::{Candidate, CandidateBatch};
+
+/// Which masks are kept. Defaults and names are those of `SamAutomaticMaskGenerator`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MaskFilters {
+    /// Keeps masks whose predicted IoU is above this; 0 or less keeps all.
+    pub pred_iou_thresh: f64,
+    /// Keeps masks whose stability score is at least this; 0 or less keeps all.
+    pub stability_score_thresh: f64,
+    /// How far the cutoff is moved, in logits, to measure stability.
+    pub stability_score_offset: f64,
+    /// Logit above which a pixel belongs to the mask.
+    pub mask_threshold: f64,
+    /// Box IoU above which the mask of lower predicted IoU is dropped, within a crop.
+    pub box_nms_thresh: f64,
+    /// Box IoU above which the mask of the larger crop is dropped, between crops.
+    pub crop_nms_thresh: f64,
+    /// Holes and islands smaller than this are removed, in pixels; 0 leaves masks as they are.
+    pub min_mask_region_area: u64,
+    /// Masks of fewer pixels are dropped; 0 keeps all.
+    pub min_area: u64,
+    /// Masks that cover at least this fraction of the image are dropped (SA-1B: 0.95).
+    pub max_coverage: Option<f64>,
+    /// Mask IoU above which the mask of lower predicted IoU is dropped.
+    pub mask_nms_thresh: Option<f64>,
+    /// A mask is dropped when this fraction of it lies within one mask of higher predicted IoU.
+    pub containment_nms_thresh: Option<f64>,
+}
+
+impl Default for MaskFilters {
+    fn default() -> Self {
+        Self {
+            pred_iou_thresh: 0.88,
+            stability_score_thresh: 0.95,
+            stability_score_offset: 1.0,
+            mask_threshold: 0.0,
+            box_nms_thresh: 0.7,
+            crop_nms_thresh: 0.7,
+            min_mask_region_area: 0,
+            min_area: 0,
+            max_coverage: None,
+            mask_nms_thresh: None,
+            containment_nms_thresh: None,
+        }
+    }
+}
+
+impl MaskFilters {
+    fn passes_size(&self, area: u64, image: ImageSize) -> bool {
+        passes_min_area(area, self.min_area)
+            && self
+                .max_coverage
+                .is_none_or(|limit| passes_max_coverage(area, image, limit))
+    }
+}
+
+/// A mask of an image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GeneratedMask {
+    /// The mask, over the whole image.
+    pub rle: Rle,
+    /// Its box, in pixels of the image.
+    pub bounds: BoxPx,
+    /// Its pixels.
+    pub area: u64,
+    /// The model's estimate of its IoU.
+    pub predicted_iou: f32,
+    /// IoU of the mask cut at a higher and at a lower threshold.
+    pub stability_score: f32,
+    /// The point that prompted it, in pixels of the image.
+    pub point_px: [f64; 2],
+    /// The crop it was found in, in pixels of the image.
+    pub crop: BoxPx,
+}
+
+/// Collects one image's candidates and keeps the masks that pass.
+pub struct MaskSelector {
+    filters: MaskFilters,
+    image: ImageSize,
+    low_res: ImageSize,
+    model_side: u32,
+    crop_index: usize,
+    crops_seen: usize,
+    /// Masks of the current crop; their bounds are in the crop's frame until it ends.
+    current: Vec<GeneratedMask>,
+    kept: Vec<GeneratedMask>,
+}
+
+impl MaskSelector {
+    /// A selector for an image of `image` pixels.
+    pub fn new(architecture: &Architecture, filters: &MaskFilters, image: ImageSize) -> Self {
+        let side = architecture.low_res_side() as u32;
+        Self {
+            filters: filters.clone(),
+            image,
+            low_res: ImageSize::new(side, side),
+            model_side: architecture.image_size as u32,
+            crop_index: 0,
+            crops_seen: 0,
+            current: Vec::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    /// Takes the next batch; crops must come in order.
+    pub fn push(&mut self, batch: CandidateBatch) {
+        if batch.crop_index != self.crop_index || self.crops_seen == 0 {
+            self.end_crop();
+            self.crop_index = batch.crop_index;
+            self.crops_seen += 1;
+        }
+        let upscaler = Upscaler::new(
+            self.low_res,
+            self.model_side,
+            batch.input,
+            batch.crop.bounds.size(),
+        );
+        let found: Vec<Option<GeneratedMask>> = batch
+            .candidates
+            .par_iter()
+            .map(|candidate| self.measure(&upscaler, batch.crop, candidate))
+            .collect();
+        self.current.extend(found.into_iter().flatten());
+    }
+
+    /// `_process_batch` for one mask: `None` where a filter drops it.
+    fn measure(
+        &self,
+        upscaler: &Upscaler,
+        crop: Crop,
+        candidate: &Candidate,
+    ) -> Option<GeneratedMask> {
+        let filters = &self.filters;
+        let options = ScanOptions {
+            threshold: filters.mask_threshold as f32,
+            stability_offset: filters.stability_score_offset as f32,
+        };
+        let scan = upscaler.scan(&candidate.low_res_logits, options);
+        let stability_score = scan.stability_score();
+        let kept = passes_stability(stability_score, filters.stability_score_thresh)
+            && filters.passes_size(scan.area, self.image)
+            && !is_near_crop_edge(scan.bounds, crop.bounds, self.image);
+        if !kept {
+            return None;
+        }
+        let rle = scan
+            .rle
+            .uncrop(crop.bounds, self.image)
+            .expect("a crop lies within its image");
+        let [x, y] = candidate.point_px;
+        Some(GeneratedMask {
+            rle,
+            bounds: scan.bounds,
+            area: scan.area,
+            predicted_iou: candidate.predicted_iou,
+            stability_score,
+            point_px: [x + f64::from(crop.bounds.x0), y + f64::from(crop.bounds.y0)],
+            crop: crop.bounds,
+        })
+    }
+
+    /// `_process_crop` after its batches: duplicates within the crop go, boxes return to the image.
+    fn end_crop(&mut self) {
+        let current = std::mem::take(&mut self.current);
+        let scores: Vec<f32> = current.iter().map(|mask| mask.predicted_iou).collect();
+        let keep = box_nms(
+            &corner_boxes(&current),
+            &scores,
+            self.filters.box_nms_thresh,
+        );
+        for mut mask in pick(current, &keep) {
+            // An empty mask's box is [0, 0, 0, 0] of its crop, as in `batched_mask_to_box`.
+            mask.bounds = mask.bounds.translate(mask.crop.x0, mask.crop.y0);
+            self.kept.push(mask);
+        }
+    }
+
+    /// The image's masks, in the reference's order.
+    pub fn finish(mut self) -> Vec<GeneratedMask> {
+        self.end_crop();
+        let mut masks = self.kept;
+        if self.crops_seen > 1 {
+            let scores: Vec<f32> = masks
+                .iter()
+                .map(|mask| 1.0 / mask.crop.area() as f32)
+                .collect();
+            let keep = box_nms(&corner_boxes(&masks), &scores, self.filters.crop_nms_thresh);
+            masks = pick(masks, &keep);
+        }
+        if self.filters.min_mask_region_area > 0 {
+            masks = clean_regions(masks, &self.filters);
+        }
+        masks.retain(|mask| self.filters.passes_size(mask.area, self.image));
+        for (threshold, nms) in [
+            (self.filters.mask_nms_thresh, mask_nms as MaskNms),
+            (
+                self.filters.containment_nms_thresh,
+                containment_nms as MaskNms,
+            ),
+        ] {
+            if let Some(threshold) = threshold {
+                let rles: Vec<&Rle> = masks.iter().map(|mask| &mask.rle).collect();
+                let scores: Vec<f32> = masks.iter().map(|mask| mask.predicted_iou).collect();
+                let mut keep = nms(&rles, &scores, threshold);
+                keep.sort_unstable();
+                masks = pick(masks, &keep);
+            }
+        }
+        masks
+    }
+}
+
+type MaskNms = fn(&[&Rle], &[f32], f64) -> Vec<usize>;
+
+/// `postprocess_small_regions`: fills small holes, then drops small islands; duplicates that this makes
+/// go, changed masks before unchanged ones. Predicted IoU and stability stay those of the mask before.
+fn clean_regions(masks: Vec<GeneratedMask>, filters: &MaskFilters) -> Vec<GeneratedMask> {
+    let area = filters.min_mask_region_area;
+    let (masks, scores): (Vec<GeneratedMask>, Vec<f32>) = masks
+        .into_par_iter()
+        .map(|mut mask| {
+            let (filled, holes) = mask.rle.remove_small_regions(area, RegionMode::Holes);
+            let (cleaned, islands) = filled.remove_small_regions(area, RegionMode::Islands);
+            if !(holes || islands) {
+                return (mask, 1.0);
+            }
+            mask.bounds = cleaned.bounds();
+            mask.area = cleaned.area();
+            mask.rle = cleaned;
+            (mask, 0.0)
+        })
+        .unzip();
+    let threshold = filters.box_nms_thresh.max(filters.crop_nms_thresh);
+    let keep = box_nms(&corner_boxes(&masks), &scores, threshold);
+    pick(masks, &keep)
+}
+
+/// Boxes as the reference's NMS takes them: inclusive corners.
+fn corner_boxes(masks: &[GeneratedMask]) -> Vec<[f32; 4]> {
+    masks
+        .iter()
+        .map(|mask| mask.bounds.sa_xyxy().map(|v| v as f32))
+        .collect()
+}
+
+/// The masks at `indices`, in that order. Each index occurs once.
+fn pick(masks: Vec<GeneratedMask>, indices: &[usize]) -> Vec<GeneratedMask> {
+    let mut masks: Vec<Option<GeneratedMask>> = masks.into_iter().map(Some).collect();
+    indices
+        .iter()
+        .map(|&index| masks[index].take().expect("NMS keeps each mask once"))
+        .collect()
+}

@@ -1,0 +1,166 @@
+//! Checkpoint tensors to Burn modules, every misfit collected.
+//!
+//! Modules ask for their tensors by official key and expected shape. A tensor that is missing or
+//! mis-shaped is noted and stood in for by zeros, so that one pass finds every problem; [`Weights::finish`]
+//! then refuses the model as a whole, with the keys nobody asked for.
+
+use std::collections::BTreeSet;
+
+use burn::module::Param;
+use burn::nn::{LayerNorm, LayerNormConfig, Linear};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::architecture::Architecture;
+use crate::checkpoint::{Checkpoint, CheckpointError, KeyProblem};
+
+pub(crate) struct Weights<'a> {
+    checkpoint: &'a Checkpoint,
+    device: &'a Device,
+    taken: BTreeSet<String>,
+    problems: Vec<KeyProblem>,
+    failed: Option<CheckpointError>,
+}
+
+impl<'a> Weights<'a> {
+    pub(crate) fn new(checkpoint: &'a Checkpoint, device: &'a Device) -> Self {
+        Self {
+            checkpoint,
+            device,
+            taken: BTreeSet::new(),
+            problems: Vec::new(),
+            failed: None,
+        }
+    }
+
+    /// The shape the file gives for `key`, of rank 1 or more.
+    pub(crate) fn checkpoint_shape(&self, key: &str) -> Option<&[usize]> {
+        self.checkpoint.shape(key).filter(|shape| !shape.is_empty())
+    }
+
+    /// The tensor's values, row-major; zeros where it does not fit.
+    pub(crate) fn values<const D: usize>(&mut self, key: &str, expected: [usize; D]) -> Vec<f32> {
+        self.taken.insert(key.to_owned());
+        let zeros = || vec![0.0; expected.iter().product()];
+        let Some(found) = self.checkpoint.shape(key) else {
+            self.problems.push(KeyProblem::Missing {
+                key: key.to_owned(),
+                expected: expected.to_vec(),
+            });
+            return zeros();
+        };
+        if found != expected {
+            self.problems.push(KeyProblem::Shape {
+                key: key.to_owned(),
+                expected: expected.to_vec(),
+                found: found.to_vec(),
+            });
+            return zeros();
+        }
+        match self.checkpoint.read(key) {
+            Ok(Some(Ok(values))) => values,
+            Ok(Some(Err(found))) => {
+                let key = key.to_owned();
+                self.problems.push(KeyProblem::Type { key, found });
+                zeros()
+            }
+            Ok(None) => zeros(),
+            Err(error) => {
+                self.failed.get_or_insert(error);
+                zeros()
+            }
+        }
+    }
+
+    pub(crate) fn tensor<const D: usize>(&mut self, key: &str, shape: [usize; D]) -> Tensor<D> {
+        let values = self.values(key, shape);
+        Tensor::from_data(TensorData::new(values, shape), self.device)
+    }
+
+    pub(crate) fn param<const D: usize>(
+        &mut self,
+        key: &str,
+        shape: [usize; D],
+    ) -> Param<Tensor<D>> {
+        Param::from_tensor(self.tensor(key, shape))
+    }
+
+    /// `torch.nn.Linear`, whose `[out, in]` weight Burn keeps as `[in, out]`.
+    ///
+    /// The weight is laid out anew rather than viewed transposed: over a transposed view the CPU's matrix
+    /// product takes another path for few rows, with another order of summation, and a prompt's result
+    /// would depend on how many prompts are in its batch.
+    pub(crate) fn linear(&mut self, prefix: &str, input: usize, output: usize) -> Linear {
+        let weight = self.values(&format!("{prefix}.weight"), [output, input]);
+        let weight = TensorData::new(transposed(&weight, output, input), [input, output]);
+        Linear {
+            weight: Param::from_tensor(Tensor::from_data(weight, self.device)),
+            bias: Some(self.param(&format!("{prefix}.bias"), [output])),
+        }
+    }
+
+    /// `torch.nn.LayerNorm`, or SAM's `LayerNorm2d` applied to channels-last tensors.
+    pub(crate) fn layer_norm(&mut self, prefix: &str, dim: usize, epsilon: f64) -> LayerNorm {
+        let mut norm = LayerNormConfig::new(dim)
+            .with_epsilon(epsilon)
+            .init(self.device);
+        norm.gamma = self.param(&format!("{prefix}.weight"), [dim]);
+        norm.beta = Some(self.param(&format!("{prefix}.bias"), [dim]));
+        norm
+    }
+
+    /// Refuses the model where any tensor did not fit or was left over.
+    pub(crate) fn finish(mut self, architecture: &Architecture) -> Result<(), CheckpointError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        for (key, shape) in self.checkpoint.shapes() {
+            if !self.taken.contains(key) {
+                self.problems.push(KeyProblem::Unexpected {
+                    key: key.to_owned(),
+                    found: shape.to_vec(),
+                });
+            }
+        }
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        Err(CheckpointError::Mismatch {
+            path: self.checkpoint.path().to_owned(),
+            architecture: architecture.to_string(),
+            problems: self.problems,
+        })
+    }
+}
+
+/// `[rows, columns]` -> `[columns, rows]`, in blocks that stay in the cache.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const BLOCK: usize = 32;
+    let mut result = vec![0.0; values.len()];
+    for row_block in (0..rows).step_by(BLOCK) {
+        for column_block in (0..columns).step_by(BLOCK) {
+            for row in row_block..rows.min(row_block + BLOCK) {
+                for column in column_block..columns.min(column_block + BLOCK) {
+                    result[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposition_moves_every_element() {
+        let (rows, columns) = (37, 65);
+        let values: Vec<f32> = (0..rows * columns).map(|v| v as f32).collect();
+        let result = transposed(&values, rows, columns);
+        for row in 0..rows {
+            for column in 0..columns {
+                assert_eq!(result[column * rows + row], values[row * columns + column]);
+            }
+        }
+    }
+}
