@@ -24,6 +24,7 @@ mod raster;
 
 use std::fmt;
 
+use maskmill_masks::ImageSize;
 use maskmill_pixels::RgbImage;
 
 use crate::panics::caught;
@@ -226,6 +227,18 @@ struct Stored {
     exif_orientation: u8,
 }
 
+/// The size of an image as stored, before it is turned upright, read from its header.
+///
+/// # Errors
+/// As [`decode`], for what the header alone shows.
+pub fn dimensions(bytes: &[u8], limits: &DecodeLimits) -> Result<ImageSize, DecodeError> {
+    let format = ImageFormat::sniff(bytes)?;
+    unpanicked(format, || match format {
+        ImageFormat::Jpeg => jpeg::dimensions(bytes, limits),
+        _ => raster::dimensions(format, bytes, limits),
+    })
+}
+
 /// Decodes a whole image file and turns it upright.
 ///
 /// # Errors
@@ -233,17 +246,24 @@ struct Stored {
 /// panics on hostile bytes is reported as [`DecodeError::Corrupt`].
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, DecodeError> {
     let format = ImageFormat::sniff(bytes)?;
-    let stored = caught(|| match format {
+    let stored = unpanicked(format, || match format {
         ImageFormat::Jpeg => jpeg::decode(bytes, limits),
         _ => raster::decode(format, bytes, limits),
-    })
-    .unwrap_or_else(|panic| {
-        let detail = format!("its decoder panicked: {panic}");
-        Err(DecodeError::Corrupt { format, detail })
     })?;
     Ok(Decoded {
         image: orientation::upright(stored.image, stored.exif_orientation),
         format,
         exif_orientation: stored.exif_orientation,
+    })
+}
+
+/// Reports a codec that panics on hostile bytes as [`DecodeError::Corrupt`].
+fn unpanicked<T>(
+    format: ImageFormat,
+    decode: impl FnOnce() -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
+    caught(decode).unwrap_or_else(|panic| {
+        let detail = format!("its decoder panicked: {panic}");
+        Err(DecodeError::Corrupt { format, detail })
     })
 }

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
@@ -260,11 +260,6 @@ fn run_stages(
     let (assembled_in, assembled) = bounded(ROWS_AHEAD);
 
     thread::scope(|scope| {
-        let spawn = |name: &'static str, work: Box<dyn FnOnce() + Send + '_>| {
-            let builder = thread::Builder::new().name(name.to_owned());
-            let handle = builder.spawn_scoped(scope, work);
-            (name, handle.expect("the operating system has threads"))
-        };
         let mut stages = Vec::new();
         let reader = Reader {
             limits: &job.pipeline.limits,
@@ -272,26 +267,21 @@ fn run_stages(
             samples: samples_in,
             assembler: assembled_in.clone(),
         };
-        stages.push(spawn("reader", Box::new(move || reader.run(pending))));
+        stages.push(spawn(scope, "reader", move || reader.run(pending)));
         for _ in 0..decoders {
             let (samples, device) = (samples.clone(), prepared_in.clone());
             let assembler = assembled_in.clone();
             let image_size = sam.architecture().image_size;
-            stages.push(spawn(
-                "decode",
-                Box::new(move || {
-                    decode_images(&samples, &limits, options, image_size, &device, &assembler);
-                }),
-            ));
+            stages.push(spawn(scope, "decode", move || {
+                decode_images(&samples, &limits, options, image_size, &device, &assembler);
+            }));
         }
-        stages.push(spawn(
-            "device",
-            Box::new(move || run_model(&prepared, sam, options, points_per_batch, &proposals_in)),
-        ));
-        stages.push(spawn(
-            "selector",
-            Box::new(move || select_masks(&proposals, sam, options, &assembled_in)),
-        ));
+        stages.push(spawn(scope, "device", move || {
+            run_model(&prepared, sam, options, points_per_batch, &proposals_in);
+        }));
+        stages.push(spawn(scope, "selector", move || {
+            select_masks(&proposals, sam, options, &assembled_in);
+        }));
         // This thread's copies would keep the channels open.
         drop((samples, prepared_in));
 
@@ -356,6 +346,17 @@ fn run_stages(
             None => Ok(summary),
         }
     })
+}
+
+/// Starts a stage's thread, named after it.
+fn spawn<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    stage: &'static str,
+    work: impl FnOnce() + Send + 'scope,
+) -> (&'static str, ScopedJoinHandle<'scope, ()>) {
+    let builder = thread::Builder::new().name(stage.to_owned());
+    let handle = builder.spawn_scoped(scope, work);
+    (stage, handle.expect("the operating system has threads"))
 }
 
 fn count(summary: &mut Summary, marker: &Marker) {

@@ -10,11 +10,12 @@ use super::{DecodeError, DecodeLimits, ImageFormat, Stored, orientation};
 /// costs minutes of decoding.
 const MAX_SCANS: u32 = 500;
 
-pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Stored, DecodeError> {
-    let mut decompressor = Decompressor::new().map_err(|error| classify(error, bytes))?;
-    decompressor
-        .set_scan_limit(MAX_SCANS)
-        .map_err(|error| classify(error, bytes))?;
+/// Reads the header; the size is within `limits`.
+fn header(
+    decompressor: &mut Decompressor,
+    bytes: &[u8],
+    limits: &DecodeLimits,
+) -> Result<(ImageSize, Colorspace), DecodeError> {
     let header = decompressor
         .read_header(bytes)
         .map_err(|error| classify(error, bytes))?;
@@ -24,8 +25,22 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Stored, Deco
         width: header.width as u32,
     };
     limits.check(ImageFormat::Jpeg, size.width, size.height)?;
+    Ok((size, header.colorspace))
+}
 
-    let data = match header.colorspace {
+/// Size as stored, from the header.
+pub(super) fn dimensions(bytes: &[u8], limits: &DecodeLimits) -> Result<ImageSize, DecodeError> {
+    let mut decompressor = Decompressor::new().map_err(|error| classify(error, bytes))?;
+    Ok(header(&mut decompressor, bytes, limits)?.0)
+}
+
+pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Stored, DecodeError> {
+    let mut decompressor = Decompressor::new().map_err(|error| classify(error, bytes))?;
+    decompressor
+        .set_scan_limit(MAX_SCANS)
+        .map_err(|error| classify(error, bytes))?;
+    let (size, colorspace) = header(&mut decompressor, bytes, limits)?;
+    let data = match colorspace {
         Colorspace::CMYK | Colorspace::YCCK => {
             let cmyk = decompress(&mut decompressor, bytes, size, PixelFormat::CMYK)?;
             inverted_cmyk_to_rgb(&cmyk)

@@ -16,17 +16,18 @@ const MAX_BYTES_PER_PIXEL: u64 = 8;
 /// Room for a decoder's own tables and rows, besides the pixels.
 const WORKING_BYTES: u64 = 64 << 20;
 
-pub(super) fn decode(
+/// Reads the header; the size is within `limits`.
+fn open<'a>(
     format: ImageFormat,
-    bytes: &[u8],
+    bytes: &'a [u8],
     limits: &DecodeLimits,
-) -> Result<Stored, DecodeError> {
+) -> Result<Box<dyn ImageDecoder + 'a>, DecodeError> {
     let explain = |error| classify(format, error);
     if format == ImageFormat::WebP {
         check_riff_length(bytes)?;
     }
     let reader = Cursor::new(bytes);
-    let mut decoder: Box<dyn ImageDecoder> = match format {
+    let decoder: Box<dyn ImageDecoder + 'a> = match format {
         ImageFormat::Png => {
             Box::new(PngDecoder::with_limits(reader, decoder_limits(limits)).map_err(explain)?)
         }
@@ -37,6 +38,27 @@ pub(super) fn decode(
     };
     let (width, height) = decoder.dimensions();
     limits.check(format, width, height)?;
+    Ok(decoder)
+}
+
+/// Size as stored, from the header.
+pub(super) fn dimensions(
+    format: ImageFormat,
+    bytes: &[u8],
+    limits: &DecodeLimits,
+) -> Result<ImageSize, DecodeError> {
+    let (width, height) = open(format, bytes, limits)?.dimensions();
+    Ok(ImageSize { height, width })
+}
+
+pub(super) fn decode(
+    format: ImageFormat,
+    bytes: &[u8],
+    limits: &DecodeLimits,
+) -> Result<Stored, DecodeError> {
+    let explain = |error| classify(format, error);
+    let mut decoder = open(format, bytes, limits)?;
+    let (width, height) = decoder.dimensions();
     let color = decoder.color_type();
     if !is_integer(color) {
         return Err(DecodeError::Unsupported {
