@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use maskmill_job::{Config, Job, Log, LogFormat, Progress, TextFile, format_bytes, load};
+use maskmill_job::{Config, Job, Log, LogFormat, Progress, TextFile, load};
 use maskmill_pipeline::{Event, Summary, run as run_job};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::RunArguments;
 use crate::failure::Failure;
 
-/// Metadata by which a checkpoint says that it is no trained model.
+/// Written to `_job.json` and to commit markers.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
@@ -171,12 +171,13 @@ fn print_summary(job: &Job, summary: &Summary) {
     println!("Look at one:  maskmill view {output} --image KEY");
     println!("Check all:    maskmill verify {output}");
     println!("As SA-1B:     maskmill export {output} --format sa1b");
-    if job.pipeline.model.checkpoint.contains("seeded") {
-        println!(
-            "Note: {} is seeded and UNTRAINED. Its masks show that everything works, not what is in the image; \
-             set model.checkpoint to an official SAM checkpoint for real masks.",
-            job.pipeline.model.checkpoint
-        );
+    if let Some(about) = &summary.about_model {
+        println!("Model:  {} ({about})", job.pipeline.model.checkpoint);
+        if about.contains("UNTRAINED") {
+            println!(
+                "        Its masks show that everything works, not what is in the images: set model.checkpoint \
+                 to an official SAM checkpoint for real masks."
+            );
+        }
     }
-    tracing::debug!(budget = %format_bytes(job.config.run.max_bytes_in_flight), "done");
 }

@@ -239,8 +239,9 @@ impl JobOutput {
                 if found == key {
                     return Ok(rows);
                 }
-                // A key given without its folder, or with a typing error or two.
-                let distance = match found.ends_with(key) {
+                // A key given without its folder or extension, or with a typing error or two.
+                let stem = found.rsplit_once('.').map_or("", |(stem, _)| stem);
+                let distance = match found.ends_with(key) || stem.ends_with(key) {
                     true => 0,
                     false => strsim::levenshtein(found, key),
                 };

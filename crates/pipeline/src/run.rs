@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use maskmill_job::{Job, JobRecord, Plan, Shard, ShardId};
-use maskmill_sam::{AutomaticOptions, CheckpointError, DeviceError, DeviceName, Sam};
+use maskmill_sam::{AutomaticOptions, Checkpoint, CheckpointError, DeviceError, DeviceName, Sam};
 use maskmill_storage::{
     Claim, ClaimError, CommitError, CommitStore, Marker, OutputStore, SourceError, StorageError,
     claim,
@@ -76,6 +76,8 @@ pub enum Event<'a> {
 pub struct Summary {
     /// Where the output is.
     pub output: String,
+    /// What the checkpoint says of itself, such as that it is untrained.
+    pub about_model: Option<String>,
     /// All shards of the plan.
     pub shards: usize,
     /// Shards that were committed before this run.
@@ -169,6 +171,7 @@ pub fn run(
 ) -> Result<Summary, RunError> {
     let device = job.config.run.device.parse::<DeviceName>()?.open()?;
     let checkpoint = PathBuf::from(&job.pipeline.model.checkpoint);
+    let about_model = Checkpoint::open(&checkpoint)?.about().map(str::to_owned);
     let model_sha256 = sha256_of(&checkpoint)?;
     let plan = plan(&job.pipeline.source)?;
     if plan.shards().is_empty() {
@@ -178,6 +181,9 @@ pub fn run(
         });
     }
     let record = JobRecord::new(&job.pipeline, &model_sha256, &plan, tool_version);
+    // Before the output is claimed: a checkpoint that does not load must leave no job behind it.
+    let sam = Sam::load(&checkpoint, &device)?;
+    tracing::info!(architecture = %sam.architecture(), device = %job.config.run.device, "model loaded");
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -205,6 +211,7 @@ pub fn run(
         .collect();
     let summary = Summary {
         output,
+        about_model,
         shards: plan.shards().len(),
         resumed: plan.shards().len() - pending.len(),
         ..Summary::default()
@@ -213,8 +220,6 @@ pub fn run(
     if pending.is_empty() {
         return Ok(summary);
     }
-    let sam = Sam::load(&checkpoint, &device)?;
-    tracing::info!(architecture = %sam.architecture(), device = %job.config.run.device, "model loaded");
     let assembler = Assembler {
         commits,
         fingerprint,

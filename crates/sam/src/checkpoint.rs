@@ -156,7 +156,8 @@ struct Entry {
 pub struct Checkpoint {
     path: PathBuf,
     file: Mutex<File>,
-    entries: BTreeMap<String, Entry>,
+    about: Option<String>,
+    entries: Entries,
 }
 
 impl Checkpoint {
@@ -174,19 +175,20 @@ impl Checkpoint {
         let mut start = Vec::new();
         file.by_ref().take(9).read_to_end(&mut start).map_err(io)?;
         // A safetensors file is an 8-byte header length followed by a JSON object.
-        let entries = if start.get(8) == Some(&b'{') {
+        let opened = if start.get(8) == Some(&b'{') {
             file.rewind().map_err(io)?;
             safetensors_entries(&mut file, length)
         } else {
-            pickle_entries(path)
+            pickle_entries(path).map(|entries| (entries, None))
         };
-        let entries = entries.map_err(|detail| CheckpointError::Corrupt {
+        let (entries, about) = opened.map_err(|detail| CheckpointError::Corrupt {
             path: path.to_owned(),
             detail,
         })?;
         Ok(Self {
             path: path.to_owned(),
             file: Mutex::new(file),
+            about,
             entries: strip_wrapper(entries),
         })
     }
@@ -194,6 +196,12 @@ impl Checkpoint {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the checkpoint says of itself: the entry `about` of a safetensors file's metadata. The one
+    /// that ships with maskmill says there that it is untrained.
+    pub fn about(&self) -> Option<&str> {
+        self.about.as_deref()
     }
 
     /// Every key with its shape, sorted by key.
@@ -242,10 +250,13 @@ impl Checkpoint {
     }
 }
 
+type Entries = BTreeMap<String, Entry>;
+
+/// The tensors and the metadata entry `about`.
 fn safetensors_entries(
     file: &mut File,
     file_length: u64,
-) -> Result<BTreeMap<String, Entry>, String> {
+) -> Result<(Entries, Option<String>), String> {
     let mut size = [0; 8];
     file.read_exact(&mut size).map_err(|e| e.to_string())?;
     let header_length = u64::from_le_bytes(size);
@@ -290,10 +301,11 @@ fn safetensors_entries(
             },
         )
     });
-    Ok(entries.collect())
+    let about = metadata.metadata().as_ref().and_then(|m| m.get("about"));
+    Ok((entries.collect(), about.cloned()))
 }
 
-fn pickle_entries(path: &Path) -> Result<BTreeMap<String, Entry>, String> {
+fn pickle_entries(path: &Path) -> Result<Entries, String> {
     let reader = PytorchReader::new(path).map_err(|e| e.to_string())?;
     if reader.is_empty() {
         return Err("it holds no tensors".to_owned());
@@ -322,7 +334,7 @@ fn pickle_entries(path: &Path) -> Result<BTreeMap<String, Entry>, String> {
 
 /// Training code often wraps the weights: `model.image_encoder...`, `state_dict.sam....`. The
 /// official keys are what follows the wrapper, told by the one tensor every SAM has.
-fn strip_wrapper(entries: BTreeMap<String, Entry>) -> BTreeMap<String, Entry> {
+fn strip_wrapper(entries: Entries) -> Entries {
     const ANCHOR: &str = "image_encoder.patch_embed.proj.weight";
     let prefix = entries
         .keys()

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# All tests of maskmill:
+#   1. every Rust test of the workspace: unit, property, parity with segment-anything, end to end;
+#   2. the quick start into a fresh directory, verified;
+#   3. its output read with Polars, DuckDB, pandas and pycocotools from PyPI, in a virtual environment
+#      under target/.
+# Everything is built in the release profile: an unoptimised model takes minutes per test, and
+# `cargo run --release` then has nothing left to build.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo test --release --workspace
+
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+maskmill() { cargo run --release --quiet -- "$@"; }
+maskmill run pipelines/quickstart.toml --config configs/local.toml --set output.root="$out"
+maskmill verify "$out/quickstart"
+maskmill export "$out/quickstart" --format sa1b --out "$out/sa1b"
+
+venv=target/interop-venv
+if [ ! -x "$venv/bin/python" ]; then
+    python3 -m venv "$venv"
+fi
+"$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
+"$venv/bin/python" tests/interop/check_readers.py "$out/quickstart"
+"$venv/bin/python" tests/interop/check_sa1b.py "$out/sa1b"
+echo "All tests passed."
