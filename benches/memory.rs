@@ -27,7 +27,10 @@ const PHOTOS: [&str; 4] = ["cat.png", "coffee.png", "fig.png", "china.jpg"];
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let images = match arguments.iter().position(|argument| argument == "--images") {
-        Some(at) => arguments.get(at + 1).ok_or("--images needs a number")?.parse()?,
+        Some(at) => arguments
+            .get(at + 1)
+            .ok_or("--images needs a number")?
+            .parse()?,
         None => 200_u32,
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -91,9 +94,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         "commit": commit(root),
     });
     let path = root.join("benches/results/memory.jsonl");
-    let mut log = fs::OpenOptions::new().create(true).append(true).open(&path)?;
+    let mut log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)?;
     writeln!(log, "{result}")?;
-    println!("peak {peak_mib} MiB over {images} images in {seconds:.0} s; the bar is {BAR_MIB} MiB");
+    println!(
+        "peak {peak_mib} MiB over {images} images in {seconds:.0} s; the bar is {BAR_MIB} MiB"
+    );
     match peak_mib <= BAR_MIB {
         true => Ok(()),
         false => Err("the bar is missed".into()),
@@ -105,7 +113,12 @@ fn make_photos(root: &Path, folder: &Path, count: u32) -> Result<(), Box<dyn Err
     let mut photos = Vec::new();
     for name in PHOTOS {
         let photo = image::open(root.join("samples").join(name))?.to_rgb8();
-        photos.push(image::imageops::resize(&photo, WIDTH, HEIGHT, FilterType::Triangle));
+        photos.push(image::imageops::resize(
+            &photo,
+            WIDTH,
+            HEIGHT,
+            FilterType::Triangle,
+        ));
     }
     for index in 0..count {
         let photo = &mut photos[index as usize % PHOTOS.len()];
@@ -138,5 +151,7 @@ fn commit(root: &Path) -> String {
         .args(["rev-parse", "--short", "HEAD"])
         .current_dir(root)
         .output();
-    output.map_or(String::new(), |o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
+    output.map_or(String::new(), |o| {
+        String::from_utf8_lossy(&o.stdout).trim().to_owned()
+    })
 }

@@ -18,20 +18,6 @@ impl Failure {
         let code = INCOMPLETE;
         Self { error, code }
     }
-
-    /// The error and its causes, each said once: many errors have their cause's words in their own.
-    pub(crate) fn message(&self) -> String {
-        let mut message = String::new();
-        for cause in self.error.chain().map(ToString::to_string) {
-            if message.is_empty() {
-                message = cause;
-            } else if !message.contains(&cause) {
-                message.push_str(": ");
-                message.push_str(&cause);
-            }
-        }
-        message
-    }
 }
 
 /// Errors are of the second kind unless said otherwise.
@@ -40,21 +26,5 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         let error = error.into();
         let code = NOT_STARTED;
         Self { error, code }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::anyhow;
-
-    use super::*;
-
-    #[test]
-    fn a_cause_that_was_said_is_not_repeated() {
-        let root = || anyhow!("disk full");
-        let failure = Failure::from(root().context("a.json: disk full").context("no report"));
-        assert_eq!(failure.message(), "no report: a.json: disk full");
-        let failure = Failure::from(root().context("a.json"));
-        assert_eq!(failure.message(), "a.json: disk full");
     }
 }

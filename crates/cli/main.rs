@@ -13,6 +13,7 @@ mod view;
 use std::process::ExitCode;
 
 use clap::Parser;
+use maskmill_pipeline::describe;
 
 use crate::args::{Arguments, Command};
 
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {}", failure.message());
+            eprintln!("error: {}", describe(failure.error.as_ref()));
             ExitCode::from(failure.code)
         }
     }

@@ -69,7 +69,7 @@ impl Job {
              [source]\nkind = \"{kind}\"\npath = \"source\"\n\
              [model]\ncheckpoint = '{}'\n\
              [prompts]\nmode = \"automatic\"\npoints_per_side = 4\n\
-             [masks]\npred_iou_thresh = 0.0\nstability_score_thresh = 0.0\n",
+             [masks]\npred_iou_thresh = 0.0\nstability_score_thresh = 0.0\nmin_area = 1\n",
             checkpoint.display()
         );
         fs::write(folder.path().join("pipeline.toml"), pipeline).unwrap();

@@ -143,8 +143,12 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn huge_headers_are_refused() {
     let error = read(&huge_png()).unwrap_err();
     assert_eq!(error.reason(), "too_large");
+    assert_eq!(
+        error.to_string(),
+        "the PNG image is too large: the header says 100000 x 100000 pixels, sides of at most 65500 pixels are allowed"
+    );
 
-    // The limit itself, not the default's sides: 10^10 pixels.
+    // The limit on pixels, where that on sides is lifted: 10^10 pixels.
     let limits = DecodeLimits {
         max_side: 1_000_000,
         ..DecodeLimits::default()

@@ -14,6 +14,7 @@
 //! which image is ready first, or how often the job was interrupted.
 
 mod assemble;
+mod describe;
 mod in_flight;
 mod options;
 mod output;
@@ -25,6 +26,7 @@ mod verify;
 mod workers;
 
 pub use assemble::ShardError;
+pub use describe::describe;
 pub use options::automatic_options;
 pub use output::{ImageRows, JobOutput, OutputError};
 pub use run::{Event, RunError, Summary, run};

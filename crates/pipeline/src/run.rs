@@ -26,6 +26,7 @@ use maskmill_storage::{
 use sha2::{Digest, Sha256};
 
 use crate::assemble::{Assembler, OpenShard, ShardError, inspector};
+use crate::describe::describe;
 use crate::in_flight::InFlight;
 use crate::options::automatic_options;
 use crate::reader::{Reader, decode_limits};
@@ -100,7 +101,7 @@ pub struct Summary {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The device cannot be used.
-    #[error("run.device: {0}")]
+    #[error(transparent)]
     Device(#[from] DeviceError),
     /// The checkpoint cannot be used.
     #[error(transparent)]
@@ -129,7 +130,7 @@ pub enum RunError {
     Runtime(std::io::Error),
     /// Writing failed in a way that every shard would fail: the disk is full, or may not be written.
     #[error(
-        "shard {shard} could not be written, and the job was stopped; {committed} shard(s) of this run are committed, and running it again goes on from there: {source}"
+        "shard {shard} could not be written, and the job was stopped; {committed} shard(s) of this run are committed, and running it again goes on from there"
     )]
     Output {
         /// The shard at hand.
@@ -334,7 +335,7 @@ fn run_stages(
                     });
                     break;
                 }
-                Err(error) => fail(&mut summary, shard, error.to_string(), observe),
+                Err(error) => fail(&mut summary, shard, describe(&error), observe),
             }
         }
         // Stages that still send find nobody there, and end.

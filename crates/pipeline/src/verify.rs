@@ -6,6 +6,7 @@ use maskmill_formats::rows::{ImageStatus, MaskRow};
 use maskmill_masks::ImageSize;
 use maskmill_storage::Marker;
 
+use crate::describe::describe;
 use crate::output::{ImageRows, JobOutput, OutputError};
 
 /// What was read, and what is wrong.
@@ -48,7 +49,7 @@ impl JobOutput {
             }
             match self.shard(marker) {
                 Ok(rows) => found.check(marker, &rows, &mut keys),
-                Err(error) => found.problems.push(error.to_string()),
+                Err(error) => found.problems.push(describe(&error)),
             }
         }
         found.problems.extend(expected.map(missing_shard));

@@ -104,10 +104,9 @@ fn check_riff_length(bytes: &[u8]) -> Result<(), DecodeError> {
     })
 }
 
+/// Memory alone: sides and pixels are compared in [`open`], whose message names them.
 fn decoder_limits(limits: &DecodeLimits) -> Limits {
     let mut decoder_limits = Limits::default();
-    decoder_limits.max_image_width = Some(limits.max_side);
-    decoder_limits.max_image_height = Some(limits.max_side);
     decoder_limits.max_alloc = Some(
         limits
             .max_pixels
