@@ -212,8 +212,9 @@ fn read_source(mut section: Section<'_>) -> Source {
 
 fn read_limits(mut section: Section<'_>) -> Limits {
     let limits = Limits {
-        // 300 MB of pixels; cameras end near 150 MP, and a header may claim anything.
-        max_pixels: section.integer("max_pixels", 100_000_000, 1..=10_000_000_000),
+        // 300 MB of pixels; cameras end near 150 MP, and a header may claim anything. Run lengths
+        // are 32 bits wide: no mask has more pixels than that.
+        max_pixels: section.integer("max_pixels", 100_000_000, 1..=4_000_000_000),
         // What JPEG can state.
         max_side: section.integer_u32("max_side", 65_535, 1..=1_000_000),
         max_file_bytes: section.bytes("max_file_bytes", 256 << 20, 1..=(16 << 30)),
