@@ -206,13 +206,15 @@ impl Ran {
             .collect()
     }
 
-    /// The shards that this run committed.
+    /// The shards that this run committed, sorted: those decoded at the same time may overtake each other.
     pub(crate) fn committed(&self) -> Vec<u64> {
         let events = self.events().into_iter();
         let committed = events.filter(|event| event["event"] == "committed");
-        committed
+        let mut shards: Vec<u64> = committed
             .map(|event| event["shard"].as_u64().expect("a shard's number"))
-            .collect()
+            .collect();
+        shards.sort_unstable();
+        shards
     }
 }
 

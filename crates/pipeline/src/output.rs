@@ -1,5 +1,6 @@
 //! A job's output, read back: only what a commit marker names is trusted.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,12 @@ pub enum OutputError {
     /// A marker cannot be read.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// A marker was deleted while the output was read.
+    #[error("shard {shard:06}: its marker disappeared while the output was read")]
+    MarkerGone {
+        /// The shard.
+        shard: u32,
+    },
     /// A part that a marker names is missing.
     #[error(
         "shard {shard:06}: {path} is committed but missing; restore it, or delete the shard's marker in _commits and run the job again"
@@ -168,13 +175,27 @@ impl JobOutput {
     /// # Errors
     /// A marker that cannot be read or is of another job.
     pub fn markers(&self) -> Result<Vec<Marker>, OutputError> {
-        let commits = CommitStore::new(
+        Ok(self.runtime.block_on(self.commits().markers())?)
+    }
+
+    /// The shards that have a marker, good or not.
+    pub(crate) fn committed_shards(&self) -> Result<BTreeSet<u32>, OutputError> {
+        Ok(self.runtime.block_on(self.commits().committed_shards())?)
+    }
+
+    /// The marker of a shard that has one.
+    pub(crate) fn marker(&self, shard: u32) -> Result<Marker, OutputError> {
+        let marker = self.runtime.block_on(self.commits().committed(shard))?;
+        marker.ok_or(OutputError::MarkerGone { shard })
+    }
+
+    fn commits(&self) -> CommitStore {
+        CommitStore::new(
             self.store.clone(),
             self.record.fingerprint.as_str(),
             &self.record.tool_version,
             inspector(),
-        );
-        Ok(self.runtime.block_on(commits.markers())?)
+        )
     }
 
     /// The rows of a committed shard, checked against the digests in its marker, image by image.

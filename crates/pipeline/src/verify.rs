@@ -32,27 +32,34 @@ impl JobOutput {
     /// # Errors
     /// The markers cannot be listed. Everything else is a [problem](Verification::problems).
     pub fn verify(&self) -> Result<Verification, OutputError> {
-        let markers = self.markers()?;
+        let planned = self.record().plan.shards;
+        let committed = self.committed_shards()?;
         let mut found = Verification {
-            shards: self.record().plan.shards,
-            committed: markers.len() as u64,
+            shards: planned,
+            committed: committed.len() as u64,
             ..Verification::default()
         };
+        let is_committed = |id: u64| u32::try_from(id).is_ok_and(|id| committed.contains(&id));
+        for shard in (0..planned).filter(|id| !is_committed(*id)) {
+            let problem = format!("shard {shard:06} is not committed: run the job again to do it");
+            found.problems.push(problem);
+        }
         let mut keys = HashSet::new();
-        let mut expected = 0..self.record().plan.shards;
-        for marker in &markers {
-            for missing in expected
-                .by_ref()
-                .take_while(|id| *id != u64::from(marker.shard))
-            {
-                found.problems.push(missing_shard(missing));
+        for shard in committed {
+            if u64::from(shard) >= planned {
+                let problem =
+                    format!("shard {shard:06} is committed, the plan has {planned} shards");
+                found.problems.push(problem);
             }
-            match self.shard(marker) {
-                Ok(rows) => found.check(marker, &rows, &mut keys),
+            let read = self.marker(shard).and_then(|marker| {
+                let rows = self.shard(&marker)?;
+                Ok((marker, rows))
+            });
+            match read {
+                Ok((marker, rows)) => found.check(&marker, &rows, &mut keys),
                 Err(error) => found.problems.push(describe(&error)),
             }
         }
-        found.problems.extend(expected.map(missing_shard));
         if let Some(images) = self.record().plan.images
             && found.problems.is_empty()
             && images != found.images
@@ -62,10 +69,6 @@ impl JobOutput {
         }
         Ok(found)
     }
-}
-
-fn missing_shard(shard: u64) -> String {
-    format!("shard {shard:06} is not committed: run the job again to do it")
 }
 
 impl Verification {

@@ -109,10 +109,18 @@ fn every_stage_equals_the_cpu() {
         let mut worst = 0.0_f32;
         for ((name, cpu), (_, gpu)) in on_cpu.iter().zip(&on_gpu) {
             let error = max_norm_error(gpu, cpu, name);
-            assert!(error <= TOLERANCE, "{}: {name}: {error:e}", checkpoint.display());
+            assert!(
+                error <= TOLERANCE,
+                "{}: {name}: {error:e}",
+                checkpoint.display()
+            );
             worst = worst.max(error);
         }
-        println!("{}: {} stages, worst {worst:.1e}", checkpoint.display(), on_cpu.len());
+        println!(
+            "{}: {} stages, worst {worst:.1e}",
+            checkpoint.display(),
+            on_cpu.len()
+        );
     }
 }
 
