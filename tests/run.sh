@@ -4,15 +4,16 @@
 #   2. the quick start into a fresh directory, verified;
 #   3. its output read with Polars, DuckDB, pandas and pycocotools from PyPI, in a virtual environment
 #      under target/.
-# Everything is built in the release profile: an unoptimised model takes minutes per test, and
-# `cargo run --release` then has nothing left to build.
+# Everything is built in the release profile: an unoptimised model takes minutes per test, and what
+# `cargo run --release` has built serves the tests as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo test --release --workspace
-
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
+
+cargo test --release --workspace 2>&1 | tee "$out/log"
+
 maskmill() { cargo run --release --quiet -- "$@"; }
 maskmill run pipelines/quickstart.toml --config configs/local.toml --set output.root="$out"
 maskmill verify "$out/quickstart"
@@ -25,4 +26,6 @@ fi
 "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
 "$venv/bin/python" tests/interop/check_readers.py "$out/quickstart"
 "$venv/bin/python" tests/interop/check_sa1b.py "$out/sa1b"
-echo "All tests passed."
+
+# One line over all test binaries, which report one by one above.
+awk '/^test result:/ { passed += $4; failed += $6 } END { print passed " passed, " failed " failed" }' "$out/log"

@@ -271,3 +271,147 @@ fn pick(masks: Vec<GeneratedMask>, indices: &[usize]) -> Vec<GeneratedMask> {
         .map(|&index| masks[index].take().expect("NMS keeps each mask once"))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 8 x 8 logits over a 32-pixel model input; the image is 32 x 16.
+    const LOW_RES: u32 = 8;
+    const IMAGE: ImageSize = ImageSize {
+        height: 16,
+        width: 32,
+    };
+
+    fn selector(filters: MaskFilters) -> MaskSelector {
+        MaskSelector {
+            filters,
+            image: IMAGE,
+            low_res: ImageSize::new(LOW_RES, LOW_RES),
+            model_side: 32,
+            crop_index: 0,
+            crops_seen: 0,
+            current: Vec::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    /// A mask over the low-resolution columns `x` and rows `y`, sharp enough to be stable.
+    fn candidate(
+        x: std::ops::Range<u32>,
+        y: std::ops::Range<u32>,
+        predicted_iou: f32,
+    ) -> Candidate {
+        let inside = |index: u32| x.contains(&(index % LOW_RES)) && y.contains(&(index / LOW_RES));
+        let logit = |index| if inside(index) { 100.0 } else { -100.0 };
+        Candidate {
+            point_px: [f64::from(x.start) * 4.0, f64::from(y.start) * 4.0],
+            predicted_iou,
+            low_res_logits: (0..LOW_RES * LOW_RES).map(logit).collect(),
+        }
+    }
+
+    /// Predicted IoUs of the masks that are kept, in order.
+    fn kept(filters: MaskFilters, candidates: Vec<Candidate>) -> Vec<f32> {
+        let bounds = BoxPx::of(IMAGE);
+        let mut selector = selector(filters);
+        selector.push(CandidateBatch {
+            crop_index: 0,
+            crop: Crop { layer: 0, bounds },
+            input: IMAGE,
+            candidates,
+        });
+        let masks = selector.finish();
+        assert!(masks.iter().all(|mask| mask.rle.area() == mask.area));
+        masks.iter().map(|mask| mask.predicted_iou).collect()
+    }
+
+    fn defaults() -> MaskFilters {
+        MaskFilters::default()
+    }
+
+    #[test]
+    fn duplicates_go_and_the_best_comes_first() {
+        let candidates = || {
+            vec![
+                candidate(0..4, 0..4, 0.90),
+                candidate(0..4, 0..4, 0.95),
+                candidate(5..8, 0..2, 0.92),
+            ]
+        };
+        assert_eq!(kept(defaults(), candidates()), [0.95, 0.92]);
+        let all = MaskFilters {
+            box_nms_thresh: 1.0,
+            ..defaults()
+        };
+        assert_eq!(kept(all, candidates()), [0.95, 0.92, 0.90]);
+    }
+
+    #[test]
+    fn unstable_masks_go() {
+        let mut soft = candidate(0..4, 0..4, 0.9);
+        for logit in &mut soft.low_res_logits {
+            *logit *= 0.015;
+        }
+        let candidates = || vec![soft.clone(), candidate(5..8, 0..2, 0.8)];
+        assert_eq!(kept(defaults(), candidates()), [0.8]);
+        let any = MaskFilters {
+            stability_score_thresh: 0.0,
+            ..defaults()
+        };
+        assert_eq!(kept(any, candidates()), [0.9, 0.8]);
+    }
+
+    #[test]
+    fn masks_too_small_or_too_large_go_before_they_suppress_others() {
+        // The whole image, seven eighths of it, and a corner.
+        let candidates = || {
+            vec![
+                candidate(0..8, 0..8, 0.99),
+                candidate(0..7, 0..8, 0.95),
+                candidate(0..1, 0..1, 0.90),
+            ]
+        };
+        assert_eq!(kept(defaults(), candidates()), [0.99, 0.90]);
+        let sa1b = MaskFilters {
+            max_coverage: Some(0.95),
+            min_area: 100,
+            ..defaults()
+        };
+        assert_eq!(kept(sa1b, candidates()), [0.95]);
+    }
+
+    #[test]
+    fn masks_alike_go_by_their_pixels_where_asked() {
+        // Boxes with an IoU of 2/3, masks too.
+        let candidates = || vec![candidate(0..3, 0..4, 0.9), candidate(0..2, 0..4, 0.95)];
+        assert_eq!(kept(defaults(), candidates()).len(), 2);
+        let by_mask = MaskFilters {
+            mask_nms_thresh: Some(0.5),
+            ..defaults()
+        };
+        assert_eq!(kept(by_mask, candidates()), [0.95]);
+    }
+
+    #[test]
+    fn masks_within_better_masks_go_where_asked() {
+        let candidates = || {
+            vec![
+                candidate(0..1, 0..1, 0.90),
+                candidate(0..4, 0..4, 0.95),
+                candidate(6..7, 0..1, 0.85),
+            ]
+        };
+        assert_eq!(kept(defaults(), candidates()).len(), 3);
+        let outermost = MaskFilters {
+            containment_nms_thresh: Some(0.9),
+            ..defaults()
+        };
+        assert_eq!(kept(outermost, candidates()), [0.95, 0.85]);
+    }
+
+    #[test]
+    fn an_image_without_candidates_has_no_masks() {
+        assert_eq!(selector(defaults()).finish(), []);
+    }
+}
