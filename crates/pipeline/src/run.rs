@@ -21,7 +21,7 @@ use maskmill_job::{Job, JobRecord, Plan, Shard, ShardId};
 use maskmill_sam::{AutomaticOptions, Checkpoint, CheckpointError, DeviceError, DeviceName, Sam};
 use maskmill_storage::{
     Claim, ClaimError, CommitError, CommitStore, Marker, OutputStore, SourceError, StorageError,
-    claim,
+    claim, layout,
 };
 use sha2::{Digest, Sha256};
 
@@ -182,16 +182,23 @@ pub fn run(
         });
     }
     let record = JobRecord::new(&job.pipeline, &model_sha256, &plan, tool_version);
-    // Before the output is claimed: a checkpoint that does not load must leave no job behind it.
-    let sam = Sam::load(&checkpoint, &device)?;
-    tracing::info!(architecture = %sam.architecture(), device = %job.config.run.device, "model loaded");
-
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(RunError::Runtime)?;
     let output = job.config.output.job_root(&job.pipeline.name);
+    let load = || {
+        let sam = Sam::load(&checkpoint, &device)?;
+        tracing::info!(architecture = %sam.architecture(), device = %job.config.run.device, "model loaded");
+        Ok::<Sam, CheckpointError>(sam)
+    };
+    // A checkpoint that does not load must leave no job behind it, so a new output is claimed after
+    // loading. A resumed job has loaded it before and may have nothing left to do.
+    let sam = match runtime.block_on(has_job(&output))? {
+        true => None,
+        false => Some(load()?),
+    };
     let store = OutputStore::open(&output)?;
     let fingerprint = record.fingerprint.clone();
     let commits = CommitStore::new(
@@ -221,12 +228,25 @@ pub fn run(
     if pending.is_empty() {
         return Ok(summary);
     }
+    let sam = match sam {
+        Some(sam) => sam,
+        None => load()?,
+    };
     let assembler = Assembler {
         commits,
         fingerprint,
         runtime: runtime.handle().clone(),
     };
     run_stages(job, &sam, &pending, &assembler, summary, observe)
+}
+
+/// Whether some job has written to `output`.
+async fn has_job(output: &str) -> Result<bool, StorageError> {
+    match OutputStore::open_existing(output) {
+        Ok(store) => store.exists(layout::JOB_RECORD).await,
+        Err(StorageError::NoOutput { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn planned<'a>(plan: &Plan, pending: &[&Shard]) -> Event<'a> {
