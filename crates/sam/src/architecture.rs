@@ -92,9 +92,11 @@ struct Shapes<'a> {
 }
 
 impl Shapes<'_> {
-    /// The shape of `key` with rank `R`, or ones with the key noted as missing.
+    /// The shape of `key` with rank `R` and without empty sides, or ones with the key noted as missing.
     fn of<const R: usize>(&mut self, key: &str) -> [usize; R] {
-        let shape = self.checkpoint.shape(key).and_then(|s| s.try_into().ok());
+        let shape = self.checkpoint.shape(key);
+        let shape: Option<[usize; R]> = shape.and_then(|shape| shape.try_into().ok());
+        let shape = shape.filter(|shape| shape.iter().all(|side| *side > 0));
         shape.unwrap_or_else(|| {
             self.missing.push(format!("{key} (of rank {R})"));
             [1; R]
