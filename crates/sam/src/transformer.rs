@@ -65,7 +65,7 @@ impl TwoWayTransformer {
         for layer in &self.layers {
             (queries, keys) = layer.forward(queries, keys, tokens.clone(), image_pe.clone());
         }
-        let attended = self.final_attn_token_to_image.from_image(
+        let attended = self.final_attn_token_to_image.tokens_to_image(
             queries.clone() + tokens,
             keys.clone() + image_pe,
             keys.clone(),
@@ -138,7 +138,7 @@ impl TwoWayBlock {
         // The first block's image is shared by all prompts: projecting it once is cheaper still.
         let attended = match self.first {
             true => attention.forward(q, k.clone(), keys.clone()),
-            false => attention.from_image(q, k.clone(), keys.clone()),
+            false => attention.tokens_to_image(q, k.clone(), keys.clone()),
         };
         let queries = self.norm2.forward(queries + attended);
 
@@ -149,7 +149,7 @@ impl TwoWayBlock {
         let attention = &self.cross_attn_image_to_token;
         let attended = match self.first {
             true => attention.forward(k, q, queries.clone()),
-            false => attention.to_image(k, q, queries.clone()),
+            false => attention.image_to_tokens(k, q, queries.clone()),
         };
         (queries, self.norm4.forward(keys + attended))
     }
@@ -194,7 +194,7 @@ impl Attention {
 /// depends on shapes other than the batch, so that a prompt's result does not depend on its batch.
 impl Attention {
     /// Tokens attend to the image: `tokens` `[batch, tokens, dim]`, `k` and `v` `[batch, image, dim]`.
-    fn from_image(&self, tokens: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
+    fn tokens_to_image(&self, tokens: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
         let [batch, count, dim] = tokens.dims();
         if !self.absorbs(count) {
             return self.forward(tokens, k, v);
@@ -223,7 +223,7 @@ impl Attention {
     }
 
     /// The image attends to tokens: `q` `[batch, image, dim]`, `k` and `v` `[batch, tokens, dim]`.
-    fn to_image(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
+    fn image_to_tokens(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
         let [batch, count, dim] = k.dims();
         if !self.absorbs(count) {
             return self.forward(q, k, v);
@@ -319,10 +319,10 @@ mod tests {
             let [q, k] = [random([batch, tokens, 256]), random([batch, tokens, 256])];
             let [x, y] = [random([batch, image, 256]), random([batch, image, 256])];
             let plain = attention.forward(q.clone(), x.clone(), y.clone());
-            assert!(close(attention.from_image(q, x.clone(), y), plain));
+            assert!(close(attention.tokens_to_image(q, x.clone(), y), plain));
             let v = random([batch, tokens, 256]);
             let plain = attention.forward(x.clone(), k.clone(), v.clone());
-            assert!(close(attention.to_image(x, k, v), plain));
+            assert!(close(attention.image_to_tokens(x, k, v), plain));
         }
     }
 
@@ -335,8 +335,8 @@ mod tests {
             |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let (tokens, image) = (random([5, 7, 256]), random([5, 300, 256]));
         let of = |tokens: Tensor<3>, image: Tensor<3>| {
-            let from = attention.from_image(tokens.clone(), image.clone(), image.clone());
-            let to = attention.to_image(image, tokens.clone(), tokens);
+            let from = attention.tokens_to_image(tokens.clone(), image.clone(), image.clone());
+            let to = attention.image_to_tokens(image, tokens.clone(), tokens);
             (from.into_data(), to.into_data())
         };
         let (from, to) = of(tokens.clone(), image.clone());
