@@ -74,7 +74,8 @@ fn refused(checkpoint: &Path) -> CheckpointError {
 #[test]
 fn half_and_double_precision_load() {
     let expected = logits(&shipped());
-    let cases: [(Dtype, fn(f32) -> Vec<u8>, f32); 3] = [
+    type ToBytes = fn(f32) -> Vec<u8>;
+    let cases: [(Dtype, ToBytes, f32); 3] = [
         (
             Dtype::F16,
             |v| half::f16::from_f32(v).to_le_bytes().to_vec(),
