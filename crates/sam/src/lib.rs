@@ -19,6 +19,7 @@
 //!
 //! Departures from segment-anything 1.0, all without effect on which masks come out:
 //! - the image tokens are not repeated per prompt before the decoder needs them apart;
+//! - after the decoder's first block, attention between prompts and image absorbs the image's projections;
 //! - predicted IoU is filtered before upscaling, not after;
 //! - masks are thresholded, measured and run-length encoded without a full-size logit image.
 
