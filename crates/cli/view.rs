@@ -4,10 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use maskmill_formats::decode::{DecodeLimits, decode};
+use maskmill_formats::decode::decode;
 use maskmill_formats::overlay::{OverlayOptions, encode_png, overlay};
 use maskmill_formats::rows::ImageStatus;
-use maskmill_pipeline::JobOutput;
+use maskmill_pipeline::{JobOutput, decode_limits};
 
 use crate::args::ViewArguments;
 use crate::failure::Failure;
@@ -26,11 +26,7 @@ pub(crate) fn view(arguments: &ViewArguments) -> Result<(), Failure> {
         return Err(error.into());
     }
     let bytes = output.source_image(image)?;
-    let limits = &output.record().pipeline.limits;
-    let limits = DecodeLimits {
-        max_pixels: limits.max_pixels,
-        max_side: limits.max_side,
-    };
+    let limits = decode_limits(&output.record().pipeline.limits);
     let decoded = decode(&bytes, &limits)
         .with_context(|| format!("{:?} cannot be decoded", image.image_key))?;
     let masks: Vec<_> = rows.masks.iter().map(|mask| &mask.rle).collect();

@@ -29,6 +29,7 @@ pub use assemble::ShardError;
 pub use describe::describe;
 pub use options::automatic_options;
 pub use output::{ImageRows, JobOutput, OutputError};
+pub use reader::decode_limits;
 pub use run::{Event, RunError, Summary, run};
 pub use source::plan;
 pub use verify::Verification;

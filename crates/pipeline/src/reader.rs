@@ -139,7 +139,7 @@ impl Reader<'_> {
 }
 
 /// The pipeline's limits as the decoder takes them.
-pub(crate) fn decode_limits(limits: &Limits) -> DecodeLimits {
+pub fn decode_limits(limits: &Limits) -> DecodeLimits {
     DecodeLimits {
         max_pixels: limits.max_pixels,
         max_side: limits.max_side,

@@ -214,12 +214,8 @@ impl Attention {
             .matmul(heads_of_columns(&self.v_proj))
             .swap_dims(1, 2)
             .reshape([batch, count, heads * head_dim]);
-        let bias = self
-            .v_proj
-            .bias
-            .as_ref()
-            .expect("every projection has a bias");
-        self.out_proj.forward(y + bias.val().unsqueeze())
+        let bias = bias_of(&self.v_proj);
+        self.out_proj.forward(y + bias.unsqueeze())
     }
 
     /// The image attends to tokens: `q` `[batch, image, dim]`, `k` and `v` `[batch, tokens, dim]`.
@@ -232,12 +228,8 @@ impl Attention {
         let k = split_heads(self.k_proj.forward(k));
         let [_, heads, _, head_dim] = k.dims();
         let k = k.mul_scalar(1.0 / (head_dim as f64).sqrt());
-        let bias = self
-            .q_proj
-            .bias
-            .as_ref()
-            .expect("every projection has a bias");
-        let bias = bias.val().reshape([1, heads, head_dim, 1]);
+        let bias = bias_of(&self.q_proj);
+        let bias = bias.reshape([1, heads, head_dim, 1]);
         let from_bias = k.clone().matmul(bias).reshape([batch, 1, heads * count]);
         let k = k
             .matmul(heads_of_columns(&self.q_proj).transpose())
@@ -254,18 +246,20 @@ impl Attention {
             split_heads(self.v_proj.forward(v))
                 .matmul(out)
                 .reshape([batch, heads * count, dim]);
-        let bias = self
-            .out_proj
-            .bias
-            .as_ref()
-            .expect("every projection has a bias");
-        attention.matmul(v) + bias.val().unsqueeze()
+        let bias = bias_of(&self.out_proj);
+        attention.matmul(v) + bias.unsqueeze()
     }
 
     /// Whether `tokens` tokens times all heads are fewer than the channels they would be projected to.
     fn absorbs(&self, tokens: usize) -> bool {
         DECODER_HEADS * tokens < self.q_proj.weight.dims()[1]
     }
+}
+
+/// `[inner]`
+fn bias_of(projection: &Linear) -> Tensor<1> {
+    let bias = projection.bias.as_ref();
+    bias.expect("every projection has a bias").val()
 }
 
 /// A projection's columns by head: `[dim, inner]` -> `[1, heads, dim, inner / heads]`.
