@@ -36,6 +36,10 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "maskmill-pipeline",
         ],
     ),
+    (
+        "maskmill-fuzz-checks",
+        &["maskmill-masks", "maskmill-formats", "maskmill-job"],
+    ),
 ];
 
 /// Libraries that one part of the program is built on, and who may know of them.

@@ -1,9 +1,12 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use maskmill_job::Selection;
 
 /// The checkpoint that ships with maskmill.
 const SHIPPED_CHECKPOINT: &str = "models/sam-seeded-tiny.safetensors";
@@ -20,8 +23,16 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a pipeline: images in, masks out, in Parquet. Run it again to resume.
     Run(RunArguments),
+    /// Show the shards, images, bytes, time and cost of a job; freeze its plan or add what is new.
+    Plan(PlanArguments),
+    /// Show how far a job is: done, running and failed shards, rejects, time left.
+    Status(StatusArguments),
     /// Re-read an output: every part, every mask, nothing missing or twice.
     Verify(OutputArguments),
+    /// Write the table of all parts, once every shard is committed.
+    Finalize(OutputArguments),
+    /// Find, and with --delete remove, old parts that nothing names.
+    Gc(GcArguments),
     /// Draw one image's masks on it, as a PNG.
     View(ViewArguments),
     /// Write an output in another format.
@@ -30,8 +41,9 @@ pub(crate) enum Command {
     Predict(PredictArguments),
 }
 
+/// The files of a job.
 #[derive(Args)]
-pub(crate) struct RunArguments {
+pub(crate) struct JobArguments {
     /// What is computed: a pipeline file, such as pipelines/quickstart.toml.
     pub pipeline: PathBuf,
     /// Where and how fast: a config file, such as configs/local.toml.
@@ -40,18 +52,107 @@ pub(crate) struct RunArguments {
     /// Override one key of either file: --set masks.box_nms_thresh=0.6. Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// The form of log lines; the same as --set log.format=...
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormatArgument>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormatArgument {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+#[derive(Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    pub job: JobArguments,
+    /// Do the part I of N of the shards: 0/8 to 7/8 on eight machines share a job.
+    #[arg(long, value_name = "I/N", value_parser = Selection::parse_worker, conflicts_with = "shards")]
+    pub worker: Option<Selection>,
+    /// Do the shards from A up to and without B.
+    #[arg(long, value_name = "A..B", value_parser = Selection::parse_range)]
+    pub shards: Option<Selection>,
+    /// Try shards again that failed in an earlier run.
+    #[arg(long)]
+    pub retry_failed: bool,
+    /// Look again at rejected images of committed shards, in shards of their own.
+    #[arg(long)]
+    pub retry_rejects: bool,
+    /// Only read the source, up to this stage, and say how fast; nothing is written.
+    #[arg(long, value_name = "STAGE", conflicts_with_all = ["retry_failed", "retry_rejects"])]
+    pub stop_after: Option<StopAfterArgument>,
+    /// Serve Prometheus metrics at this address: 127.0.0.1:9090.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub metrics_addr: Option<SocketAddr>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum StopAfterArgument {
+    /// Fetch the images.
+    Fetch,
+    /// Fetch and decode them.
+    Decode,
+}
+
+#[derive(Args)]
+pub(crate) struct PlanArguments {
+    #[command(flatten)]
+    pub job: JobArguments,
+    /// Freeze the plan in the output, so that all workers do the same shards.
+    #[arg(long, conflicts_with = "extend")]
+    pub write: bool,
+    /// Add what the source has and the plan has not, as new shards.
+    #[arg(long)]
+    pub extend: bool,
+    /// What an hour of one worker costs, in any currency.
+    #[arg(long, value_name = "PRICE", value_parser = price)]
+    pub price_per_hour: Option<f64>,
+    /// How many workers will share the job.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: u32,
+    /// How many images are run through the model to measure the time, where no committed shard tells it;
+    /// 0 measures nothing.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub measure: usize,
 }
 
 #[derive(Args)]
 pub(crate) struct OutputArguments {
-    /// A job's output directory.
+    /// A job's output directory: out/quickstart, s3://bucket/out/quickstart.
     pub output: String,
+    /// A config file whose [store] says how to reach it; by default the environment does.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    pub output: OutputArguments,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct GcArguments {
+    #[command(flatten)]
+    pub output: OutputArguments,
+    /// Only what is older than this: 12h, 2days. At least 10 minutes.
+    #[arg(long, value_name = "AGE", default_value = "24h", value_parser = age)]
+    pub older_than: Duration,
+    /// Remove it; otherwise it is only listed.
+    #[arg(long)]
+    pub delete: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct ViewArguments {
-    /// A job's output directory.
-    pub output: String,
+    #[command(flatten)]
+    pub output: OutputArguments,
     /// The image's key, as in the column image_key.
     #[arg(long)]
     pub image: String,
@@ -62,12 +163,13 @@ pub(crate) struct ViewArguments {
 
 #[derive(Args)]
 pub(crate) struct ExportArguments {
-    /// A job's output directory.
-    pub output: String,
+    #[command(flatten)]
+    pub output: OutputArguments,
     /// The format.
     #[arg(long)]
     pub format: ExportFormat,
-    /// The directory to write to; by default `OUTPUT/FORMAT`.
+    /// The directory to write to; by default `OUTPUT/FORMAT`, and needed
+    /// if the output is not on this machine.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
@@ -101,6 +203,17 @@ pub(crate) struct PredictArguments {
     /// Path of the outputs without extension; by default the image's name in the working directory.
     #[arg(long, value_name = "PREFIX")]
     pub out: Option<PathBuf>,
+}
+
+fn price(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(price) if price.is_finite() && price >= 0.0 => Ok(price),
+        _ => Err("a price is a number, such as 2.5".to_owned()),
+    }
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write 12h or 2days"))
 }
 
 /// `x,y` or `x,y,label`.

@@ -10,9 +10,11 @@ use maskmill_pipeline::JobOutput;
 
 use crate::args::{ExportArguments, ExportFormat, OutputArguments};
 use crate::failure::Failure;
+use crate::job_files::open_output;
 
 pub(crate) fn verify(arguments: &OutputArguments) -> Result<(), Failure> {
-    let found = JobOutput::open(&arguments.output)?.verify()?;
+    let output = open_output(arguments)?;
+    let found = output.verify()?;
     println!(
         "{} of {} shards committed, {} images, {} masks",
         found.committed, found.shards, found.images, found.masks
@@ -29,17 +31,21 @@ pub(crate) fn verify(arguments: &OutputArguments) -> Result<(), Failure> {
     Err(Failure::incomplete(anyhow::anyhow!(
         "{} problem(s) in {}",
         found.problems.len(),
-        arguments.output
+        output.location()
     )))
 }
 
 pub(crate) fn export(arguments: &ExportArguments) -> Result<(), Failure> {
     let ExportFormat::Sa1b = arguments.format;
-    let output = JobOutput::open(&arguments.output)?;
-    let target = arguments
-        .out
-        .clone()
-        .unwrap_or_else(|| Path::new(output.location()).join("sa1b"));
+    let output = open_output(&arguments.output)?;
+    let target = match (&arguments.out, output.local_root()) {
+        (Some(out), _) => out.clone(),
+        (None, Some(_)) => Path::new(output.location()).join("sa1b"),
+        (None, None) => {
+            let error = anyhow::anyhow!("{} is not on this machine: give --out", output.location());
+            return Err(error.into());
+        }
+    };
     let written = export_sa1b(&output, &target).map_err(Failure::incomplete)?;
     println!("{written} JSON files in {}", target.display());
     Ok(())

@@ -5,6 +5,9 @@ pub(crate) const INCOMPLETE: u8 = 1;
 /// Nothing was begun: bad usage, configuration, model or output.
 pub(crate) const NOT_STARTED: u8 = 2;
 
+/// A signal ended it; running it again goes on.
+pub(crate) const INTERRUPTED: u8 = 130;
+
 /// Why a command failed.
 pub(crate) struct Failure {
     pub error: anyhow::Error,

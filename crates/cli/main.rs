@@ -1,13 +1,19 @@
 //! The `maskmill` command: parses arguments, runs one command, prints, and sets the exit code.
 //!
 //! Exit codes: 0 all done; 1 finished, but not everything succeeded; 2 bad usage or configuration, where
-//! nothing was started.
+//! nothing was started; 130 interrupted, to be run again.
 
 mod args;
 mod export;
 mod failure;
+mod housekeeping;
+mod interrupt;
+mod job_files;
+mod plan;
 mod predict;
+mod progress;
 mod run;
+mod status;
 mod view;
 
 use std::process::ExitCode;
@@ -21,7 +27,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
         Command::Verify(arguments) => export::verify(&arguments),
+        Command::Finalize(arguments) => housekeeping::finalize(&arguments),
+        Command::Gc(arguments) => housekeeping::gc(&arguments),
         Command::View(arguments) => view::view(&arguments),
         Command::Export(arguments) => export::export(&arguments),
         Command::Predict(arguments) => predict::predict(&arguments),

@@ -1,143 +1,115 @@
 //! `maskmill run`: a job, with a progress bar or a line per shard, and a summary.
 
-use std::fs;
-use std::io::IsTerminal;
-use std::path::Path;
+use std::net::SocketAddr;
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use maskmill_job::{Config, Job, Log, LogFormat, Progress, TextFile, load};
-use maskmill_pipeline::{Event, Summary, run as run_job};
-use serde_json::json;
-use tracing_subscriber::EnvFilter;
+use maskmill_job::{Job, Selection, format_bytes};
+use maskmill_pipeline::{RunOptions, StopAfter, Summary, run as run_job, run_input};
+use metrics_exporter_prometheus::PrometheusBuilder;
 
-use crate::args::RunArguments;
+use crate::args::{RunArguments, StopAfterArgument};
 use crate::failure::Failure;
-
-/// Written to `_job.json` and to commit markers.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+use crate::interrupt::exit_on_signals;
+use crate::job_files::{VERSION, read_job, start_logging};
+use crate::progress::Reporter;
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
-    let job = read_job(arguments)?;
+    let job = read_job(&arguments.job)?;
     start_logging(&job.config.log)?;
-    let progress = Reporter::new(&job.config);
-    let summary = run_job(&job, VERSION, &|event| progress.report(event)).map_err(|error| {
-        match error.had_started() {
-            true => Failure::incomplete(error),
-            false => Failure::from(error),
-        }
+    exit_on_signals()?;
+    let configured = job.config.log.metrics_addr.as_deref();
+    let configured = configured.map(|address| {
+        let parsed = address.parse::<SocketAddr>();
+        parsed.expect("the config's address was checked when it was read")
     });
+    if let Some(address) = arguments.metrics_addr.or(configured) {
+        serve_metrics(address)?;
+    }
+    let selection = arguments.worker.clone().or(arguments.shards.clone());
+    let options = RunOptions {
+        selection: selection.unwrap_or(Selection::All),
+        retry_failed: arguments.retry_failed,
+        retry_rejects: arguments.retry_rejects,
+    };
+    if let Some(stop) = arguments.stop_after {
+        return read_only(&job, &options, stop);
+    }
+    let progress = Reporter::new(&job.config);
+    let summary =
+        run_job(&job, &options, VERSION, &|event| progress.report(event)).map_err(|error| {
+            match error.had_started() {
+                true => Failure::incomplete(error),
+                false => Failure::from(error),
+            }
+        });
     progress.finish();
     let summary = summary?;
     print_summary(&job, &summary);
-    if summary.failed.is_empty() {
-        return Ok(());
-    }
+    let (now, before) = (summary.failed.len(), summary.failed_before.len());
+    let note = match (now, before) {
+        (0, 0) => return Ok(()),
+        (0, before) => format!(
+            "{before} of {} shards failed in an earlier run",
+            summary.shards
+        ),
+        (now, 0) => format!("{now} of {} shards failed", summary.shards),
+        (now, before) => {
+            format!(
+                "{now} of {} shards failed, {before} more in an earlier run",
+                summary.shards
+            )
+        }
+    };
     Err(Failure::incomplete(anyhow::anyhow!(
-        "{} of {} shards failed; running the job again tries them again",
-        summary.failed.len(),
-        summary.shards
+        "{note}; --retry-failed tries them again"
     )))
 }
 
-fn read_job(arguments: &RunArguments) -> anyhow::Result<Job> {
-    let text = |path: &Path| {
-        fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
-    };
-    let pipeline = text(&arguments.pipeline)?;
-    let config = text(&arguments.config)?;
-    let job = load(
-        TextFile {
-            name: &arguments.pipeline.display().to_string(),
-            text: &pipeline,
-        },
-        TextFile {
-            name: &arguments.config.display().to_string(),
-            text: &config,
-        },
-        &arguments.overrides,
-    )?;
-    Ok(job)
-}
-
-fn start_logging(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.level)
-        .with_context(|| format!("log.level = {:?} is no log filter", log.level))?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match log.format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
-    }
+/// Answers Prometheus in a thread of its own.
+fn serve_metrics(address: SocketAddr) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (recorder, server) = runtime
+        .block_on(async { PrometheusBuilder::new().with_http_listener(address).build() })
+        .with_context(|| format!("metrics cannot be served at {address}; is the port taken?"))?;
+    metrics::set_global_recorder(recorder).context("metrics are recorded already")?;
+    std::thread::Builder::new()
+        .name("metrics".to_owned())
+        .spawn(move || {
+            if let Err(error) = runtime.block_on(server) {
+                tracing::error!(?error, "metrics are no longer served");
+            }
+        })?;
     Ok(())
 }
 
-/// Shows events: a bar on a terminal, one JSON line per shard elsewhere.
-struct Reporter {
-    bar: ProgressBar,
-    lines: bool,
-}
-
-impl Reporter {
-    fn new(config: &Config) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let draw = terminal && config.log.progress == Progress::Auto;
-        let target = match draw {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        Self {
-            bar: ProgressBar::with_draw_target(None, target),
-            lines: !draw,
-        }
-    }
-
-    fn report(&self, event: &Event<'_>) {
-        match event {
-            Event::Planned {
-                shards,
-                committed,
-                images,
-                bytes,
-            } => {
-                // Tars tell their number of images only when they are read: then without an ETA.
-                let template = match images {
-                    Some(_) => "{bar:30} {pos}/{len} images, {per_sec}, {eta} left {msg}",
-                    None => "{spinner} {pos} images, {per_sec}, {elapsed} {msg}",
-                };
-                let style = ProgressStyle::with_template(template).expect("a constant template");
-                self.bar.set_style(style);
-                if let Some(images) = images {
-                    self.bar.set_length(*images);
-                }
-                if self.lines {
-                    let line = json!({"event": "planned", "shards": shards, "committed": committed,
-                        "images": images, "bytes": bytes});
-                    eprintln!("{line}");
-                }
-            }
-            Event::Image { .. } => self.bar.inc(1),
-            Event::Committed(marker) => {
-                self.bar
-                    .set_message(format!("(shard {:06} committed)", marker.shard));
-                if self.lines {
-                    let line = json!({"event": "committed", "shard": marker.shard,
-                        "images": marker.images_ok, "rejected": marker.images_rejected,
-                        "rejects": marker.rejects, "masks": marker.masks.rows,
-                        "seconds": marker.seconds});
-                    eprintln!("{line}");
-                }
-            }
-            Event::Failed { shard, detail } => {
-                let line = json!({"event": "failed", "shard": shard.0, "detail": detail});
-                self.bar.suspend(|| eprintln!("{line}"));
-            }
-        }
-    }
-
-    fn finish(&self) {
-        self.bar.finish_and_clear();
+/// `--stop-after`: the first stages alone.
+fn read_only(job: &Job, options: &RunOptions, stop: StopAfterArgument) -> Result<(), Failure> {
+    let (stop, done) = match stop {
+        StopAfterArgument::Fetch => (StopAfter::Fetch, "fetched"),
+        StopAfterArgument::Decode => (StopAfter::Decode, "decoded"),
+    };
+    let progress = Reporter::new(&job.config);
+    let rate = run_input(job, options, stop, &|event| progress.report(event));
+    progress.finish();
+    let rate = rate?;
+    let end = &rate.end;
+    println!(
+        "{} images {done} ({} rejected), {} in {:.1} s: {:.2} images/s; {} requests, {} of them repeated; nothing was written",
+        end.images,
+        end.rejected,
+        format_bytes(end.bytes),
+        end.elapsed.as_secs_f64(),
+        end.images_per_second,
+        rate.requests,
+        rate.retries,
+    );
+    match rate.failed.len() {
+        0 => Ok(()),
+        failed => Err(Failure::incomplete(anyhow::anyhow!(
+            "{failed} shard(s) could not be read"
+        ))),
     }
 }
 
@@ -148,6 +120,7 @@ fn print_summary(job: &Job, summary: &Summary) {
             "All {} shards were committed before; nothing to do.",
             summary.shards
         );
+        println!("New images in the source are added by `maskmill plan ... --extend`.");
     } else {
         let seconds = summary.elapsed.as_secs_f64();
         let rejected: u64 = summary.rejects.values().sum();
@@ -155,16 +128,35 @@ fn print_summary(job: &Job, summary: &Summary) {
             "{} images -> {} masks in {seconds:.1} s ({:.2} images/s); {} shards committed, {} resumed, {} failed",
             summary.images,
             summary.masks,
-            summary.images as f64 / seconds,
+            match seconds > 0.0 {
+                true => summary.images as f64 / seconds,
+                false => 0.0,
+            },
             summary.committed,
             summary.resumed,
-            summary.failed.len(),
+            summary.failed.len() + summary.failed_before.len(),
         );
         if rejected > 0 {
             let reasons = summary.rejects.iter();
             let reasons: Vec<String> = reasons.map(|(reason, n)| format!("{n} {reason}")).collect();
             println!("{rejected} images rejected: {}", reasons.join(", "));
         }
+        if !summary.load.is_empty() {
+            let busy = summary.load.iter();
+            let busy: Vec<String> = busy
+                .map(|(stage, busy)| format!("{} {:.0} %", stage.as_str(), 100.0 * busy))
+                .collect();
+            let idle = summary.device_idle.map_or(String::new(), |idle| {
+                format!(
+                    "; the warm device waited for images {:.1} % of the time",
+                    100.0 * idle
+                )
+            });
+            println!("Busy:   {}{idle}", busy.join(", "));
+        }
+    }
+    for (shard, cause) in &summary.failed_before {
+        println!("Shard {shard} failed in an earlier run: {cause}");
     }
     println!("Masks:  {output}/masks/*.parquet");
     println!("Images: {output}/images/*.parquet (rejected ones too, with a reason)");

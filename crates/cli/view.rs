@@ -7,13 +7,14 @@ use anyhow::Context;
 use maskmill_formats::decode::decode;
 use maskmill_formats::overlay::{OverlayOptions, encode_png, overlay};
 use maskmill_formats::rows::ImageStatus;
-use maskmill_pipeline::{JobOutput, decode_limits};
+use maskmill_pipeline::decode_limits;
 
 use crate::args::ViewArguments;
 use crate::failure::Failure;
+use crate::job_files::{open_output, source_stores};
 
 pub(crate) fn view(arguments: &ViewArguments) -> Result<(), Failure> {
-    let output = JobOutput::open(&arguments.output)?;
+    let output = open_output(&arguments.output)?;
     let rows = output.image(&arguments.image)?;
     let image = &rows.image;
     if image.status == ImageStatus::Rejected {
@@ -25,7 +26,7 @@ pub(crate) fn view(arguments: &ViewArguments) -> Result<(), Failure> {
         );
         return Err(error.into());
     }
-    let bytes = output.source_image(image)?;
+    let bytes = output.source_image(image, &source_stores(&arguments.output)?)?;
     let limits = decode_limits(&output.record().pipeline.limits);
     let decoded = decode(&bytes, &limits)
         .with_context(|| format!("{:?} cannot be decoded", image.image_key))?;

@@ -6,11 +6,13 @@ use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, RgbImage};
 use maskmill_formats::rows::{ImageRow, ImageStatus, MaskRow, read_images, read_masks};
+use maskmill_loopback_s3::LoopbackS3;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -28,10 +30,17 @@ pub(crate) fn decoder_data(name: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A job that is not run yet: a source to fill, settings to change.
+/// The bucket of a job's source, in a store.
+pub(crate) const DATA: &str = "data";
+/// The bucket of its output.
+pub(crate) const OUT: &str = "out";
+
+/// A job that is not run yet: a source to fill, settings to change. Source and output are on the local
+/// disk, or in buckets of a loopback S3.
 pub(crate) struct Job {
     folder: TempDir,
     settings: Vec<String>,
+    server: Option<Arc<LoopbackS3>>,
 }
 
 /// How a run of `maskmill` ended.
@@ -52,21 +61,39 @@ pub(crate) struct Rows {
 impl Job {
     /// Over a folder of images.
     pub(crate) fn of_images() -> Self {
-        Self::new("images")
+        Self::new("images", "source", "out", None)
     }
 
     /// Over a folder of tar shards.
     pub(crate) fn of_tars() -> Self {
-        Self::new("webdataset")
+        Self::new("webdataset", "source", "out", None)
     }
 
-    fn new(kind: &str) -> Self {
+    /// Over a prefix of `server`, which also gets the output: `s3://data/source` and `s3://out/job`.
+    /// Retries are quick. The server's buckets are made here, if it has none.
+    pub(crate) fn in_store(kind: &str, server: &Arc<LoopbackS3>) -> Self {
+        server.create_bucket(DATA);
+        server.create_bucket(OUT);
+        let (source, out) = (format!("s3://{DATA}/source"), format!("s3://{OUT}"));
+        let mut job = Self::new(kind, &source, &out, Some(server.clone()));
+        job.set("store.first_backoff_seconds=0.01")
+            .set("store.longest_backoff_seconds=0.1");
+        job
+    }
+
+    /// Of any kind, over any source.
+    pub(crate) fn new(
+        kind: &str,
+        source: &str,
+        out: &str,
+        server: Option<Arc<LoopbackS3>>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let checkpoint = repository(TINY);
         // Thresholds that keep every mask: the shipped checkpoint is untrained.
         let pipeline = format!(
             "name = \"job\"\n\
-             [source]\nkind = \"{kind}\"\npath = \"source\"\n\
+             [source]\nkind = \"{kind}\"\npath = \"{source}\"\n\
              [model]\ncheckpoint = '{}'\n\
              [prompts]\nmode = \"automatic\"\npoints_per_side = 4\n\
              [masks]\npred_iou_thresh = 0.0\nstability_score_thresh = 0.0\nmin_area = 1\n",
@@ -75,18 +102,29 @@ impl Job {
         fs::write(folder.path().join("pipeline.toml"), pipeline).unwrap();
         fs::write(
             folder.path().join("config.toml"),
-            "[output]\nroot = \"out\"\n",
+            format!("[output]\nroot = \"{out}\"\n"),
         )
         .unwrap();
         fs::create_dir(folder.path().join("source")).unwrap();
         Self {
             folder,
             settings: Vec::new(),
+            server,
         }
+    }
+
+    /// The store, for a job that is in one.
+    #[track_caller]
+    pub(crate) fn server(&self) -> &Arc<LoopbackS3> {
+        self.server.as_ref().expect("the job is in a store")
     }
 
     /// A file of the source.
     pub(crate) fn put(&self, key: &str, bytes: &[u8]) -> &Self {
+        if let Some(server) = &self.server {
+            server.put(DATA, &format!("source/{key}"), bytes.to_vec());
+            return self;
+        }
         let path = self.path("source").join(key);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
@@ -104,14 +142,27 @@ impl Job {
         self.folder.path().join(path)
     }
 
-    /// The directory that the job writes to.
+    /// The output as commands take it.
+    pub(crate) fn location(&self) -> String {
+        match &self.server {
+            None => "out/job".to_owned(),
+            Some(_) => format!("s3://{OUT}/job"),
+        }
+    }
+
+    /// The directory that a job on the local disk writes to.
     pub(crate) fn output(&self) -> PathBuf {
         self.path("out/job")
     }
 
     /// The arguments of `maskmill run` for this job.
     pub(crate) fn arguments(&self) -> Vec<String> {
-        let mut arguments: Vec<String> = ["run", "pipeline.toml", "--config", "config.toml"]
+        self.arguments_of("run")
+    }
+
+    /// The arguments of another command that takes the job's files.
+    pub(crate) fn arguments_of(&self, command: &str) -> Vec<String> {
+        let mut arguments: Vec<String> = [command, "pipeline.toml", "--config", "config.toml"]
             .map(str::to_owned)
             .to_vec();
         for setting in &self.settings {
@@ -124,6 +175,13 @@ impl Job {
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.folder.path()).stdin(Stdio::null());
+        // Whatever the machine's environment says of stores is not the tests' business.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+            command.env_remove(name);
+        }
+        if let Some(server) = &self.server {
+            command.envs(server.environment());
+        }
         command
     }
 
@@ -135,6 +193,15 @@ impl Job {
     /// `maskmill run`.
     pub(crate) fn run(&self) -> Ran {
         Ran::of(self.command(MASKMILL).args(self.arguments()))
+    }
+
+    /// `maskmill run` or another command on the job's files, with further arguments.
+    pub(crate) fn job(&self, command: &str, further: &[&str]) -> Ran {
+        Ran::of(
+            self.command(MASKMILL)
+                .args(self.arguments_of(command))
+                .args(further),
+        )
     }
 
     /// `maskmill run`, which must do everything, and the rows of the output.
@@ -149,18 +216,35 @@ impl Job {
             images: Vec::new(),
             masks: Vec::new(),
         };
-        for part in files_below(&self.output().join("images")) {
-            rows.images
-                .extend(read_images(fs::read(part).unwrap().into()).unwrap());
+        for part in self.parts("images") {
+            rows.images.extend(read_images(part.into()).unwrap());
         }
-        for part in files_below(&self.output().join("masks")) {
-            rows.masks
-                .extend(read_masks(fs::read(part).unwrap().into()).unwrap());
+        for part in self.parts("masks") {
+            rows.masks.extend(read_masks(part.into()).unwrap());
         }
         for image in &mut rows.images {
             image.milliseconds = 0.0;
         }
         rows
+    }
+}
+
+impl Job {
+    /// All Parquet files of a folder of the output, in the order of their names, whether or not a marker
+    /// names them: as somebody sees them who reads `masks/*.parquet`.
+    fn parts(&self, folder: &str) -> Vec<Vec<u8>> {
+        match &self.server {
+            None => {
+                let mut parts = files_below(&self.output().join(folder));
+                parts.retain(|part| part.extension().is_some_and(|e| e == "parquet"));
+                parts.iter().map(|part| fs::read(part).unwrap()).collect()
+            }
+            Some(server) => {
+                let keys = server.keys(OUT, &format!("job/{folder}/"));
+                let part = |key: &String| server.get(OUT, key).unwrap().to_vec();
+                keys.iter().map(part).collect()
+            }
+        }
     }
 }
 

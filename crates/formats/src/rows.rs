@@ -6,15 +6,18 @@
 //!         crop_box list<int64> [x, y, w, h], point_coords list<list<double>> [[x, y], ..],
 //!         label utf8?, label_score float?, prompt_box list<float>? [x0, y0, x1, y1]
 //! images: image_key utf8, shard int64, width int64, height int64, sha256 utf8, bytes int64, format utf8?,
-//!         exif_orientation int64, masks int64, status utf8, reason utf8?, detail utf8?, milliseconds float
+//!         exif_orientation int64, masks int64, status utf8, reason utf8?, detail utf8?, milliseconds float,
+//!         caption utf8?, boxes list<list<double>>? [[x0, y0, x1, y1], ..]
 //! ```
 //! Integers are signed and 64 bits wide although the values are small: every engine has that type, and dictionary
 //! encoding and zstd make it as compact. `rle` is what pycocotools takes. The same rows always give the same bytes.
+//! Columns may be added at the end, nullable: a table without them is read as if they were null.
 
-mod read;
+pub(crate) mod read;
 #[cfg(test)]
 pub(crate) mod samples;
-mod schema;
+pub(crate) mod schema;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -25,7 +28,7 @@ use maskmill_masks::Rle;
 
 pub use read::{read_images, read_masks, read_meta};
 pub use schema::{image_schema, mask_schema};
-pub use write::{MaskWriter, images_to_parquet, masks_to_parquet};
+pub use write::{ImageWriter, MaskWriter, images_to_parquet, masks_to_parquet};
 
 /// One mask of one image.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,6 +108,10 @@ pub struct ImageRow {
     pub detail: Option<String>,
     /// Time spent on it. The one column that differs between two runs.
     pub milliseconds: f32,
+    /// What the image's source says of it.
+    pub caption: Option<String>,
+    /// The boxes `[x0, y0, x1, y1]` that came with the image, in pixels.
+    pub boxes: Option<Vec<[f64; 4]>>,
 }
 
 /// What a table's file says of its origin, kept as Parquet key-value metadata.
@@ -121,11 +128,11 @@ pub struct ParquetMeta {
 pub enum RowsError {
     /// The file is not Parquet, or is damaged or cut short.
     #[error(
-        "the Parquet file cannot be read or written; if it is damaged, delete it and run its shard again"
+        "the Parquet file cannot be read or written; if it is damaged, delete it and have it made again"
     )]
     Parquet(#[from] parquet::errors::ParquetError),
     /// The Parquet file is damaged in a way that its reader panicked on.
-    #[error("the Parquet file is damaged ({detail}); delete it and run its shard again")]
+    #[error("the Parquet file is damaged ({detail}); delete it and have it made again")]
     Damaged {
         /// What the reader said.
         detail: String,
@@ -136,7 +143,7 @@ pub enum RowsError {
     /// A Parquet file, but not one of these tables.
     #[error("not a maskmill {table} table: {detail}")]
     WrongSchema {
-        /// `masks` or `images`.
+        /// `masks`, `images`, `plan` or `committed`.
         table: &'static str,
         /// The column that is missing or of another type.
         detail: String,

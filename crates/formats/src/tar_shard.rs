@@ -13,7 +13,12 @@
 //!      | end of input here: accepted as the end, as GNU tar does (an input of 0 bytes is an error)
 //!                    | end of input here: Truncated        | anything after it is ignored
 //! ```
+//! Shards compressed with gzip are read as they are ([`TarReader::detect`]); offsets count the bytes that come out. What
+//! is held is never more than has arrived, whatever sizes the headers claim.
 
+mod gzip;
+#[cfg(test)]
+mod gzip_tests;
 mod members;
 #[cfg(test)]
 mod tests;
@@ -21,6 +26,7 @@ mod tests;
 use std::collections::HashMap;
 use std::io::{self, Read};
 
+pub use gzip::TarInput;
 use members::{Member, Members};
 use tar::EntryType;
 
@@ -38,13 +44,17 @@ pub fn is_image_extension(extension: &str) -> bool {
 pub struct TarLimits {
     /// Most bytes of one image file. A larger one is rejected, and skipped without holding it in memory.
     pub max_entry_bytes: u64,
+    /// How many times its length a shard that is compressed with gzip may expand to; the first 64 MiB are free. Gzip
+    /// itself reaches 1030, and images, which are compressed already, hardly 2.
+    pub max_expansion: u64,
 }
 
 impl Default for TarLimits {
-    /// 512 MiB.
+    /// 512 MiB, and 200 times.
     fn default() -> Self {
         Self {
             max_entry_bytes: 512 << 20,
+            max_expansion: 200,
         }
     }
 }
@@ -121,6 +131,16 @@ pub enum TarError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A shard compressed with gzip expands to far more than images would.
+    #[error(
+        "the tar file expands to more than {expanded} bytes from {compressed}: not a shard of images, and it was read no further"
+    )]
+    Bomb {
+        /// Compressed bytes read.
+        compressed: u64,
+        /// The bytes they may expand to.
+        expanded: u64,
+    },
     /// The reader failed.
     #[error("reading the tar file failed at byte {offset}")]
     Io {
@@ -154,7 +174,16 @@ impl<R: Read> TarReader<R> {
             finished: false,
         }
     }
+}
 
+impl<R: Read> TarReader<TarInput<R>> {
+    /// As [`new`](Self::new), of a tar file that may be compressed with gzip.
+    pub fn detect(input: R, limits: TarLimits) -> Self {
+        Self::new(TarInput::new(input, limits.max_expansion), limits)
+    }
+}
+
+impl<R: Read> TarReader<R> {
     /// The next image, or `None` at the end.
     fn next_item(&mut self) -> Result<Option<TarItem>, TarError> {
         while let Some(member) = self.members.next_member()? {

@@ -1,15 +1,20 @@
 //! The config file: WHERE outputs go and how fast. Nothing here changes a row.
 
+use std::net::SocketAddr;
+
 use crate::document::Document;
+use crate::location;
 use crate::problem::Problems;
 use crate::schema::FileKind;
 use crate::section::Section;
 
 /// Where a job writes and how much of the machine it uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where outputs go.
     pub output: Output,
+    /// How object stores are reached.
+    pub store: Store,
     /// Device, concurrency and memory.
     pub run: Run,
     /// What is printed.
@@ -19,8 +24,11 @@ pub struct Config {
 /// Where outputs go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// A local path or `file://` URI; a job writes to `root/<pipeline name>`.
+    /// A local path or a `file://`, `s3://bucket/prefix`, `gs://` or `az://` location without
+    /// credentials in it; a job writes to `root/<pipeline name>`.
     pub root: String,
+    /// Larger parts are written in several requests.
+    pub max_put_bytes: u64,
 }
 
 impl Output {
@@ -29,6 +37,56 @@ impl Output {
         // One slash only: `file:///` names the root directory.
         let root = self.root.strip_suffix('/').unwrap_or(&self.root);
         format!("{root}/{name}")
+    }
+}
+
+/// How object stores are reached. Credentials are not here: they come from the environment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Store {
+    /// The S3 endpoint, `http://` or `https://`; without one it is AWS's or the environment's.
+    pub s3_endpoint: Option<String>,
+    /// The S3 region; without one it is the environment's.
+    pub s3_region: Option<String>,
+    /// Whether the bucket is in the path instead of the host's name.
+    pub s3_path_style: Option<bool>,
+    /// Whether requests to S3 are sent without credentials.
+    pub s3_anonymous: bool,
+    /// `s3_endpoint` for the source alone.
+    pub source_s3_endpoint: Option<String>,
+    /// `s3_region` for the source alone.
+    pub source_s3_region: Option<String>,
+    /// `s3_path_style` for the source alone.
+    pub source_s3_path_style: Option<bool>,
+    /// `s3_anonymous` for the source alone.
+    pub source_s3_anonymous: Option<bool>,
+    /// How long one request may take.
+    pub request_timeout_seconds: f64,
+    /// How long a connection may take.
+    pub connect_timeout_seconds: f64,
+    /// How often a request that failed for a while is sent again.
+    pub max_retries: u32,
+    /// How long a request is sent again, from the first time.
+    pub retry_timeout_seconds: f64,
+    /// How long the first pause between two attempts is; the next are longer.
+    pub first_backoff_seconds: f64,
+    /// How long a pause may become.
+    pub longest_backoff_seconds: f64,
+}
+
+impl Store {
+    /// The settings as the source has them: what is set for the source alone is put in place.
+    pub fn for_source(&self) -> Store {
+        let of_source = &self.source_s3_endpoint;
+        Store {
+            s3_endpoint: of_source.clone().or_else(|| self.s3_endpoint.clone()),
+            s3_region: self
+                .source_s3_region
+                .clone()
+                .or_else(|| self.s3_region.clone()),
+            s3_path_style: self.source_s3_path_style.or(self.s3_path_style),
+            s3_anonymous: self.source_s3_anonymous.unwrap_or(self.s3_anonymous),
+            ..self.clone()
+        }
     }
 }
 
@@ -41,11 +99,15 @@ pub struct Run {
     pub points_per_batch: u32,
     /// Threads that decode images; 0 means one per core.
     pub decode_threads: u32,
+    /// Requests to the source under way, at most.
+    pub fetch_concurrency: u32,
     /// Images between the first byte read and the last mask written, at most.
     pub images_in_flight: u32,
     /// Bytes of encoded and decoded images waiting between stages, at most. An image that alone
     /// needs more still passes, by itself.
     pub max_bytes_in_flight: u64,
+    /// How often a shard is tried before it is marked failed.
+    pub shard_attempts: u32,
 }
 
 /// What is printed.
@@ -57,6 +119,8 @@ pub struct Log {
     pub format: LogFormat,
     /// Whether a progress bar is drawn.
     pub progress: Progress,
+    /// Where metrics are served to Prometheus, `address:port`; without one they are not.
+    pub metrics_addr: Option<String>,
 }
 
 /// The form of a log line.
@@ -79,6 +143,9 @@ pub enum Progress {
 
 /// Smallest memory budget: an encoded and decoded photo of a few megapixels.
 const MIN_BYTES_IN_FLIGHT: u64 = 16 << 20;
+/// What S3 takes in one piece of several, at least, and in one request, at most.
+const MIN_PUT_BYTES: u64 = 5 << 20;
+const MAX_PUT_BYTES: u64 = 5 << 30;
 
 impl Config {
     /// Reads a parsed config file. What is returned counts only if no problem was noted.
@@ -87,6 +154,7 @@ impl Config {
         let document = &mut document;
         let config = Config {
             output: read_output(Section::take(document, KIND, "output", problems)),
+            store: read_store(Section::take(document, KIND, "store", problems)),
             run: read_run(Section::take(document, KIND, "run", problems)),
             log: read_log(Section::take(document, KIND, "log", problems)),
         };
@@ -97,17 +165,59 @@ impl Config {
 
 fn read_output(mut section: Section<'_>) -> Output {
     let what = "the directory under which each job gets its own";
-    let root = section.required_text("root", what);
+    let output = Output {
+        root: section.required_location("root", location::OUTPUTS, what),
+        max_put_bytes: section.bytes("max_put_bytes", 1 << 30, MIN_PUT_BYTES..=MAX_PUT_BYTES),
+    };
     section.finish();
-    Output {
-        root: root.map_or(String::new(), |(root, _)| root),
+    output
+}
+
+fn read_store(mut section: Section<'_>) -> Store {
+    let longest_origin = section.origin_of("longest_backoff_seconds");
+    let store = Store {
+        s3_endpoint: read_endpoint(&mut section, "s3_endpoint"),
+        s3_region: section.optional_text("s3_region"),
+        s3_path_style: section.optional_boolean("s3_path_style"),
+        s3_anonymous: section.boolean("s3_anonymous", false),
+        source_s3_endpoint: read_endpoint(&mut section, "source_s3_endpoint"),
+        source_s3_region: section.optional_text("source_s3_region"),
+        source_s3_path_style: section.optional_boolean("source_s3_path_style"),
+        source_s3_anonymous: section.optional_boolean("source_s3_anonymous"),
+        request_timeout_seconds: section.number("request_timeout_seconds", 30.0, 0.01..=3600.0),
+        connect_timeout_seconds: section.number("connect_timeout_seconds", 5.0, 0.01..=3600.0),
+        max_retries: section.integer_u32("max_retries", 8, 0..=1000),
+        retry_timeout_seconds: section.number("retry_timeout_seconds", 180.0, 0.0..=86_400.0),
+        first_backoff_seconds: section.number("first_backoff_seconds", 0.1, 0.001..=3600.0),
+        longest_backoff_seconds: section.number("longest_backoff_seconds", 15.0, 0.001..=3600.0),
+    };
+    if store.longest_backoff_seconds < store.first_backoff_seconds {
+        let what = format!(
+            " = {} is below first_backoff_seconds = {}",
+            store.longest_backoff_seconds, store.first_backoff_seconds
+        );
+        section.note(longest_origin, "longest_backoff_seconds", &what);
     }
+    section.finish();
+    store
+}
+
+fn read_endpoint(section: &mut Section<'_>, key: &str) -> Option<String> {
+    let origin = section.origin_of(key);
+    let endpoint = section.location(key, location::ENDPOINTS)?;
+    if !endpoint.contains("://") {
+        let what = " is no endpoint; write it as https://host or http://127.0.0.1:9000";
+        section.note(origin, key, what);
+    }
+    Some(endpoint)
 }
 
 fn read_run(mut section: Section<'_>) -> Run {
     let run = Run {
         device: read_device(&mut section),
         points_per_batch: section.integer_u32("points_per_batch", 64, 1..=65_536),
+        fetch_concurrency: section.integer_u32("fetch_concurrency", 16, 1..=1024),
+        shard_attempts: section.integer_u32("shard_attempts", 3, 1..=100),
         decode_threads: section.integer_u32("decode_threads", 0, 0..=1024),
         images_in_flight: section.integer_u32("images_in_flight", 4, 1..=1024),
         max_bytes_in_flight: section.bytes(
@@ -153,9 +263,22 @@ fn read_log(mut section: Section<'_>) -> Log {
         progress: section
             .one_of("progress", &progress)
             .unwrap_or(Progress::Auto),
+        metrics_addr: read_metrics_addr(&mut section),
     };
     section.finish();
     log
+}
+
+fn read_metrics_addr(section: &mut Section<'_>) -> Option<String> {
+    let (address, origin) = section.text("metrics_addr")?;
+    if address.parse::<SocketAddr>().is_err() {
+        let what = format!(
+            " = {address:?} is not an address and a port; write it as 127.0.0.1:9090, or as \
+             0.0.0.0:9090 to be reached from other machines"
+        );
+        section.note(Some(origin), "metrics_addr", &what);
+    }
+    Some(address)
 }
 
 #[cfg(test)]
@@ -170,8 +293,11 @@ mod tests {
             ("/", "/cats"),
             ("file:///", "file:///cats"),
         ] {
-            let root = root.to_string();
-            assert_eq!(Output { root }.job_root("cats"), job_root);
+            let output = Output {
+                root: root.to_string(),
+                max_put_bytes: 5 << 20,
+            };
+            assert_eq!(output.job_root("cats"), job_root);
         }
     }
 }

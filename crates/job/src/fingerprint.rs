@@ -1,6 +1,6 @@
 //! Which rows a job makes, as one hash: only outputs of the same fingerprint may be resumed.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::pipeline::Pipeline;
 
 /// Raised when the same pipeline and model begin to give other rows: a changed algorithm, a changed
 /// schema, a corrected bug. An output made before cannot be resumed after.
-pub const OUTPUT_VERSION: u32 = 1;
+pub const OUTPUT_VERSION: u32 = 2;
 
 /// SHA-256 over the resolved pipeline, the model's digest and [`OUTPUT_VERSION`], in lower-case hex.
 ///
@@ -28,7 +28,7 @@ impl Fingerprint {
             "model_sha256": model_sha256,
             "pipeline": pipeline,
         });
-        Fingerprint(sha256_hex(canonical_json(&identity).as_bytes()))
+        Fingerprint(hex(&Sha256::digest(canonical_json(&identity).as_bytes())))
     }
 
     /// All 64 hex digits.
@@ -83,10 +83,13 @@ fn write_canonical(value: &Value, text: &mut String) {
     }
 }
 
-/// SHA-256 of `bytes` in lower-case hex.
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+/// `bytes` in lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("a string takes everything");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -108,7 +111,7 @@ mod tests {
     fn sha256_is_the_standard_one() {
         // FIPS 180-2, appendix B.1.
         assert_eq!(
-            sha256_hex(b"abc"),
+            hex(&Sha256::digest(b"abc")),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
     }

@@ -2,22 +2,26 @@
 //!
 //! ```text
 //!  pipelines/*.toml ─┐                      ┌─> Pipeline ──┐
-//!  --set a.b=value  ─┼─> load ─> all checks ┤              ├─> Fingerprint ─┐
-//!  configs/*.toml   ─┘                      └─> Config     │   model digest │
-//!                                                          │                ├─> JobRecord (_job.json)
-//!  listed files ───────────────────────────────────────────┴─> Plan ────────┘
+//!  --set a.b=value  ─┼─> load ─> all checks ┤              ├─> Fingerprint ──> JobRecord (_job.json)
+//!  configs/*.toml   ─┘                      └─> Config     │   model digest        │
+//!                                                          │                       │
+//!  listing: Items ──> Extender: new ones ──> cut: Shards ──┴──> Segment (_plan/) <─┘
+//!                         ^                                        │
+//!                         └──────────── Plan: the chain <──────────┘
 //! ```
 //!
 //! What enters: the text of a pipeline file (WHAT is computed), the text of a config file (WHERE
 //! and how fast), the `--set` overrides of the command line, and a listing of the source.
 //! What leaves: a [`Job`] in which every default is filled in and every value is in range, the
-//! [`Plan`] of its shards, and the [`Fingerprint`] that decides whether an output may be resumed.
+//! [`Plan`] of its shards, frozen as a chain of [`Segment`]s, and the [`Fingerprint`] that decides
+//! whether an output may be resumed.
 //!
 //! Only the [`Pipeline`] (with the model's digest and [`OUTPUT_VERSION`]) enters the fingerprint.
 //! The [`Config`] never changes a row, so a job may resume on another machine with another config.
 //!
 //! What never happens here: reading files, opening images, touching a device. The caller reads;
-//! this crate turns text and listings into values, so all of it is tested without a disk.
+//! this crate turns text and listings into values, so all of it is tested without a disk. Nor does
+//! a secret get through: a location with credentials in it is refused, and no message repeats it.
 //!
 //! A mistake is reported with its file and line, and all mistakes of both files at once:
 //! see [`ConfigError`].
@@ -25,22 +29,34 @@
 mod byte_size;
 mod config;
 mod document;
+mod extend;
 mod fingerprint;
+mod item;
 mod load;
+mod location;
 mod pipeline;
 mod plan;
 mod problem;
 mod record;
 mod schema;
 mod section;
+mod segment;
+mod select;
+mod shard;
 
 pub use byte_size::{format_bytes, parse_bytes};
-pub use config::{Config, Log, LogFormat, Output, Progress, Run};
+pub use config::{Config, Log, LogFormat, Output, Progress, Run, Store};
+pub use extend::{Extender, Extension};
 pub use fingerprint::{Fingerprint, OUTPUT_VERSION, canonical_json};
+pub use item::{Extras, Item, ItemKind, Reject, items_digest};
 pub use load::{Job, TextFile, load, load_config, load_pipeline};
+pub use location::redacted;
 pub use pipeline::{
     AutomaticPrompts, Limits, MaskSettings, ModelSource, Pipeline, PointGrid, Prompts, Source,
 };
-pub use plan::{FileRef, Plan, Reject, Shard, ShardId, ShardItems, TarRef};
+pub use plan::{Plan, PlanError, check_items};
 pub use problem::{ConfigError, Problem};
-pub use record::{JobRecord, ModelRecord, PlanRecord};
+pub use record::{JobRecord, ModelRecord};
+pub use segment::{SEGMENT_VERSION, Segment, SegmentDraft, SegmentFile, SegmentKind};
+pub use select::{Selection, SelectionError};
+pub use shard::{Cut, Shard, ShardId, ShardLimits, cut};

@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::document::Document;
+use crate::location;
 use crate::problem::Problems;
 use crate::schema::FileKind;
 use crate::section::Section;
+use crate::shard::ShardLimits;
 
 /// What a job computes, with every default filled in and every value in range.
 ///
@@ -27,29 +29,108 @@ pub struct Pipeline {
     pub masks: MaskSettings,
 }
 
-/// Where the images come from. Relative paths start at the working directory.
+/// Where the images come from.
+///
+/// Every `path` is a local path, which starts at the working directory if it is relative, or a
+/// `file://`, `s3://bucket/prefix`, `gs://`, `az://`, `http://` or `https://` location; it has no
+/// credentials in it. A column that is not named is found by its usual names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Source {
-    /// A folder of image files, read recursively.
+    /// A folder or prefix of image files, read recursively.
     Images {
-        /// The folder.
+        /// The folder or prefix.
         path: String,
-        /// How many files make a shard, the unit of work and of commit.
+        /// How many images make a shard, the unit of work and of commit, at most.
         images_per_shard: u32,
+        /// How many bytes make a shard, at most.
+        bytes_per_shard: u64,
     },
-    /// A folder of WebDataset tar files, or one tar file; each tar is a shard.
+    /// A folder or prefix of WebDataset tar files, or one tar file; each tar is a shard.
     Webdataset {
-        /// The folder or the tar file.
+        /// The folder, the prefix or the tar file.
         path: String,
+    },
+    /// A folder or prefix of Parquet files with image bytes, or one file, read by row groups.
+    Parquet {
+        /// The folder, the prefix or the file.
+        path: String,
+        /// The column with the bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image_column: Option<String>,
+        /// The column that names the images.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_column: Option<String>,
+        /// The column with a text about each image, carried into the output.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        caption_column: Option<String>,
+        /// The column with boxes on each image, carried into the output.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        boxes_column: Option<String>,
+        /// How many images make a shard, at most; a row group is never split.
+        images_per_shard: u32,
+        /// How many bytes make a shard, at most.
+        bytes_per_shard: u64,
+    },
+    /// A list of images: a Parquet, CSV or JSON lines file with their locations.
+    Manifest {
+        /// The file.
+        path: String,
+        /// The column with the locations.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uri_column: Option<String>,
+        /// The column that names the images.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_column: Option<String>,
+        /// The column with a text about each image, carried into the output.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        caption_column: Option<String>,
+        /// The column with boxes on each image, carried into the output.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        boxes_column: Option<String>,
+        /// How many images make a shard, at most.
+        images_per_shard: u32,
+        /// How many bytes make a shard, at most.
+        bytes_per_shard: u64,
     },
 }
 
 impl Source {
-    /// The folder or tar file to read.
+    /// The folder, prefix or file to read.
     pub fn path(&self) -> &str {
         match self {
-            Source::Images { path, .. } | Source::Webdataset { path } => path,
+            Source::Images { path, .. }
+            | Source::Webdataset { path }
+            | Source::Parquet { path, .. }
+            | Source::Manifest { path, .. } => path,
+        }
+    }
+
+    /// How much goes into a shard. Of tars each is a shard; all that was rejected is one more.
+    pub fn shard_limits(&self) -> ShardLimits {
+        match *self {
+            Source::Webdataset { .. } => ShardLimits {
+                images_per_shard: u32::MAX,
+                bytes_per_shard: u64::MAX,
+            },
+            Source::Images {
+                images_per_shard,
+                bytes_per_shard,
+                ..
+            }
+            | Source::Parquet {
+                images_per_shard,
+                bytes_per_shard,
+                ..
+            }
+            | Source::Manifest {
+                images_per_shard,
+                bytes_per_shard,
+                ..
+            } => ShardLimits {
+                images_per_shard,
+                bytes_per_shard,
+            },
         }
     }
 }
@@ -180,33 +261,103 @@ fn read_name(mut section: Section<'_>) -> String {
     name.map_or(String::new(), |(name, _)| name)
 }
 
+/// The word for each kind of source.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Images,
+    Webdataset,
+    Parquet,
+    Manifest,
+}
+
+const KINDS: [(&str, Kind); 4] = [
+    ("images", Kind::Images),
+    ("webdataset", Kind::Webdataset),
+    ("parquet", Kind::Parquet),
+    ("manifest", Kind::Manifest),
+];
+
+/// The settings that only some kinds of sources have.
+const SETTINGS_OF_KINDS: [(&str, &[Kind]); 7] = [
+    ("images_per_shard", CUT_BY_SIZE),
+    ("bytes_per_shard", CUT_BY_SIZE),
+    ("image_column", &[Kind::Parquet]),
+    ("uri_column", &[Kind::Manifest]),
+    ("key_column", TABLES),
+    ("caption_column", TABLES),
+    ("boxes_column", TABLES),
+];
+const CUT_BY_SIZE: &[Kind] = &[Kind::Images, Kind::Parquet, Kind::Manifest];
+const TABLES: &[Kind] = &[Kind::Parquet, Kind::Manifest];
+
 fn read_source(mut section: Section<'_>) -> Source {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Kind {
-        Images,
-        Webdataset,
-    }
-    let choices = [("images", Kind::Images), ("webdataset", Kind::Webdataset)];
     if section.origin_of("kind").is_none() {
-        section.note(None, "kind", " is missing: \"images\" or \"webdataset\"");
+        let what = " is missing: \"images\", \"webdataset\", \"parquet\" or \"manifest\"";
+        section.note(None, "kind", what);
     }
-    let kind = section.one_of("kind", &choices);
-    let path = section.required_text("path", "the folder or tar file to read");
-    let path = path.map_or(String::new(), |(path, _)| path);
-    let shard_origin = section.origin_of("images_per_shard");
+    let kind = section.one_of("kind", &KINDS);
+    if let Some(kind) = kind {
+        note_settings_of_other_kinds(&mut section, kind);
+    }
+    let what = "the folder, prefix or file to read";
+    let path = section.required_location("path", location::SOURCES, what);
     let images_per_shard = section.integer_u32("images_per_shard", 256, 1..=1_000_000);
-    if kind == Some(Kind::Webdataset) && shard_origin.is_some() {
-        let what =
-            " has no meaning for kind = \"webdataset\", where each tar is a shard; remove it";
-        section.note(shard_origin, "images_per_shard", what);
-    }
+    let bytes_per_shard = section.bytes("bytes_per_shard", 1 << 30, (1 << 20)..=(1 << 40));
+    let image_column = section.optional_text("image_column");
+    let uri_column = section.optional_text("uri_column");
+    let key_column = section.optional_text("key_column");
+    let caption_column = section.optional_text("caption_column");
+    let boxes_column = section.optional_text("boxes_column");
     section.finish();
     match kind {
         Some(Kind::Webdataset) => Source::Webdataset { path },
-        _ => Source::Images {
+        Some(Kind::Parquet) => Source::Parquet {
+            path,
+            image_column,
+            key_column,
+            caption_column,
+            boxes_column,
+            images_per_shard,
+            bytes_per_shard,
+        },
+        Some(Kind::Manifest) => Source::Manifest {
+            path,
+            uri_column,
+            key_column,
+            caption_column,
+            boxes_column,
+            images_per_shard,
+            bytes_per_shard,
+        },
+        Some(Kind::Images) | None => Source::Images {
             path,
             images_per_shard,
+            bytes_per_shard,
         },
+    }
+}
+
+fn note_settings_of_other_kinds(section: &mut Section<'_>, kind: Kind) {
+    let name = |kind: Kind| {
+        let found = KINDS.iter().find(|(_, of)| *of == kind);
+        found.expect("every kind has a word").0
+    };
+    for (key, kinds) in SETTINGS_OF_KINDS {
+        let origin = section.origin_of(key);
+        if origin.is_none() || kinds.contains(&kind) {
+            continue;
+        }
+        let why = match kind {
+            Kind::Webdataset if kinds == CUT_BY_SIZE => ", where each tar is a shard",
+            _ => "",
+        };
+        let others: Vec<String> = kinds.iter().map(|of| format!("{:?}", name(*of))).collect();
+        let what = format!(
+            " has no meaning for kind = {:?}{why}; it is for kind = {}. Remove it",
+            name(kind),
+            others.join(" or ")
+        );
+        section.note(origin, key, &what);
     }
 }
 
@@ -225,11 +376,9 @@ fn read_limits(mut section: Section<'_>) -> Limits {
 
 fn read_model(mut section: Section<'_>) -> ModelSource {
     let what = "a SAM checkpoint, .pth or .safetensors";
-    let checkpoint = section.required_text("checkpoint", what);
+    let checkpoint = section.required_location("checkpoint", location::LOCAL, what);
     section.finish();
-    ModelSource {
-        checkpoint: checkpoint.map_or(String::new(), |(path, _)| path),
-    }
+    ModelSource { checkpoint }
 }
 
 fn read_prompts(mut section: Section<'_>) -> Prompts {

@@ -1,298 +1,357 @@
-//! The shards of a job: which files each one reads. Made from a listing, without touching the files.
+//! The frozen plan: the chain of its segments, each checked against the one before.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::path::PathBuf;
+use crate::fingerprint::Fingerprint;
+use crate::item::{Item, items_digest};
+use crate::segment::{SEGMENT_VERSION, Segment, SegmentFile};
+use crate::shard::{Shard, ShardId};
 
-use serde::{Deserialize, Serialize};
+/// A frozen plan cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// It was written by a build with another layout of plans.
+    #[error(
+        "{place} is a plan of version {found}; this build of maskmill reads version \
+         {SEGMENT_VERSION}. Use the build that wrote it, or another output directory"
+    )]
+    Version {
+        /// The object.
+        place: String,
+        /// Its version.
+        found: u32,
+    },
 
-use crate::fingerprint::sha256_hex;
+    /// It is not as it was written.
+    #[error(
+        "{place}: the plan was edited by hand or is damaged: {detail}. Restore it from a copy, or \
+         plan again into another output directory"
+    )]
+    Damaged {
+        /// The object, segment or shard.
+        place: String,
+        /// What does not agree.
+        detail: String,
+    },
 
-/// The number of a shard, from 0, in the order of keys. Shown with six digits: `000012`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ShardId(pub u32);
+    /// A link of the chain is not there.
+    #[error(
+        "segment {number:06} of the plan is missing. Restore it from a copy, or plan again into \
+         another output directory"
+    )]
+    Missing {
+        /// The number of the first segment that is missing.
+        number: u32,
+    },
 
-impl fmt::Display for ShardId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:06}", self.0)
-    }
+    /// A segment was planned for other rows.
+    #[error(
+        "segment {number:06} of the plan is of another job: its fingerprint is {found}, that of \
+         the plan's first segment is {first}. Use another output directory"
+    )]
+    OtherJob {
+        /// The segment.
+        number: u32,
+        /// Its fingerprint.
+        found: Fingerprint,
+        /// The fingerprint of the first segment.
+        first: Fingerprint,
+    },
 }
 
-/// Why a listed file is rejected before it is read; it becomes a row all the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reject {
-    /// A short word to count by: `duplicate_key`.
-    pub reason: String,
-    /// A sentence for people.
-    pub detail: String,
-}
-
-/// An image file of the source.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileRef {
-    /// The path below the source's root, with `/`: the image's key in every output.
-    pub key: String,
-    /// Where to read it on this machine.
-    pub path: PathBuf,
-    /// Its size when it was listed.
-    pub bytes: u64,
-    /// Set when the listing already knows that it cannot be used.
-    pub reject: Option<Reject>,
-}
-
-/// A tar file of the source.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TarRef {
-    /// The path below the source's root, with `/`.
-    pub key: String,
-    /// Where to read it on this machine.
-    pub path: PathBuf,
-    /// Its size when it was listed.
-    pub bytes: u64,
-}
-
-/// What a shard reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ShardItems {
-    /// Single files, in the order of their keys.
-    Files(Vec<FileRef>),
-    /// The samples of one tar.
-    Tar(TarRef),
-}
-
-/// The unit of work and of commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shard {
-    /// Its number.
-    pub id: ShardId,
-    /// What it reads.
-    pub items: ShardItems,
-}
-
-impl Shard {
-    /// How many image files it has, rejected ones included; `None` for a tar, whose samples are
-    /// known only when it is read.
-    pub fn images(&self) -> Option<u64> {
-        match &self.items {
-            ShardItems::Files(files) => Some(files.len() as u64),
-            ShardItems::Tar(_) => None,
-        }
-    }
-
-    /// The bytes to read.
-    pub fn bytes(&self) -> u64 {
-        match &self.items {
-            ShardItems::Files(files) => files.iter().map(|file| file.bytes).sum(),
-            ShardItems::Tar(tar) => tar.bytes,
+impl PlanError {
+    pub(crate) fn damaged(place: impl Into<String>, detail: impl Into<String>) -> Self {
+        PlanError::Damaged {
+            place: place.into(),
+            detail: detail.into(),
         }
     }
 }
 
-/// All shards of a job. The same listing in any order gives the same plan.
+/// A frozen plan: all its segments, which fit together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    shards: Vec<Shard>,
+    /// At least one.
+    segments: Vec<Segment>,
+    /// The number of each segment's first shard; a segment without shards has that of the next.
+    first_shards: Vec<ShardId>,
+    next_shard: ShardId,
 }
 
 impl Plan {
-    /// Cuts a listing of image files into shards of `images_per_shard`, in the order of keys.
+    /// The plan of `segments`, in order.
     ///
-    /// Of several files with one key the first by path is kept and the others are rejected with
-    /// reason `duplicate_key`. Rejected files take a place in a shard: they become rows.
-    ///
-    /// # Panics
-    /// If `images_per_shard` is 0, which no valid pipeline has.
-    pub fn of_files(mut files: Vec<FileRef>, images_per_shard: u32) -> Self {
-        assert!(images_per_shard > 0, "a shard holds at least one image");
-        sort_and_reject_duplicates(&mut files);
-        let chunks = files.chunks(images_per_shard as usize);
-        let items = chunks.map(|chunk| ShardItems::Files(chunk.to_vec()));
-        Plan::number(items)
-    }
-
-    /// Makes one shard per tar, in the order of keys.
-    ///
-    /// `rejects`, what the listing found and could not use, makes a last shard of its own, so that
-    /// it becomes rows too.
-    pub fn of_tars(mut tars: Vec<TarRef>, mut rejects: Vec<FileRef>) -> Self {
-        tars.sort_by(|a, b| (&a.key, &a.path).cmp(&(&b.key, &b.path)));
-        sort_and_reject_duplicates(&mut rejects);
-        let rejects = (!rejects.is_empty()).then_some(ShardItems::Files(rejects));
-        Plan::number(tars.into_iter().map(ShardItems::Tar).chain(rejects))
-    }
-
-    /// The shards, numbered from 0 without gaps.
-    pub fn shards(&self) -> &[Shard] {
-        &self.shards
-    }
-
-    /// How many image files are planned, rejected ones included; `None` if there are tars.
-    pub fn images(&self) -> Option<u64> {
-        self.shards.iter().map(Shard::images).sum()
-    }
-
-    /// The bytes to read.
-    pub fn bytes(&self) -> u64 {
-        self.shards.iter().map(Shard::bytes).sum()
-    }
-
-    /// SHA-256 over the keys and sizes, shard by shard, in lower-case hex.
-    ///
-    /// Where the source lies on this machine does not enter, so it may be mounted elsewhere on
-    /// another. A file replaced by one of the same size is not seen.
-    pub fn digest(&self) -> String {
-        let mut text = String::new();
-        let mut line = |kind: &str, key: &str, bytes: u64, rejected: bool| {
-            // The key's length keeps keys with line feeds apart.
-            let length = key.len();
-            let rejected = if rejected { "!" } else { "" };
-            text.push_str(&format!("{kind}{rejected} {bytes} {length} {key}\n"));
+    /// # Errors
+    /// There is none, one is missing, or one does not follow from the one before: number, link,
+    /// fingerprint or shards.
+    pub fn of(segments: Vec<Segment>) -> Result<Self, PlanError> {
+        let Some(first) = segments.first() else {
+            return Err(PlanError::Missing { number: 0 });
         };
-        for shard in &self.shards {
-            match &shard.items {
-                ShardItems::Files(files) => {
-                    line("shard", &shard.id.to_string(), files.len() as u64, false);
-                    for file in files {
-                        line("file", &file.key, file.bytes, file.reject.is_some());
-                    }
-                }
-                ShardItems::Tar(tar) => line("tar", &tar.key, tar.bytes, false),
+        let mut first_shards = Vec::with_capacity(segments.len());
+        let mut next_shard = ShardId(0);
+        let mut previous: Option<&Segment> = None;
+        for (number, segment) in segments.iter().enumerate() {
+            let number = u32::try_from(number).expect("fewer than 2^32 segments");
+            check_link(segment, number, previous)?;
+            if segment.fingerprint != first.fingerprint {
+                return Err(PlanError::OtherJob {
+                    number,
+                    found: segment.fingerprint.clone(),
+                    first: first.fingerprint.clone(),
+                });
             }
+            first_shards.push(next_shard);
+            next_shard = end_of(segment, next_shard)?;
+            previous = Some(segment);
         }
-        sha256_hex(text.as_bytes())
+        Ok(Plan {
+            segments,
+            first_shards,
+            next_shard,
+        })
     }
 
-    fn number(items: impl Iterator<Item = ShardItems>) -> Self {
-        let number = |(id, items): (usize, ShardItems)| Shard {
-            id: ShardId(u32::try_from(id).expect("fewer than 2^32 shards")),
-            items,
-        };
-        Plan {
-            shards: items.enumerate().map(number).collect(),
+    /// The links of the chain, in order; at least one.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// All shards, numbered from 0 without gaps.
+    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
+        let files = self.segments.iter().flat_map(|segment| &segment.files);
+        files.flat_map(|file| &file.shards)
+    }
+
+    /// The shard of that number.
+    pub fn shard(&self, id: ShardId) -> Option<&Shard> {
+        let file = self.file_of(id)?;
+        file.shards.get((id.0 - file.first_shard.0) as usize)
+    }
+
+    /// The file that holds the items of the shard of that number.
+    pub fn file_of(&self, id: ShardId) -> Option<&SegmentFile> {
+        if id >= self.next_shard {
+            return None;
         }
+        // The last that begins at or before it: earlier ones with the same number have no shards.
+        let segment = self.first_shards.partition_point(|first| *first <= id) - 1;
+        let files = &self.segments[segment].files;
+        let file = files.partition_point(|file| file.first_shard <= id) - 1;
+        Some(&files[file])
+    }
+
+    /// How many images are planned, rejected ones included; `None` if there are tars. Shards that
+    /// try rejected items again do not count: theirs were counted before.
+    pub fn images(&self) -> Option<u64> {
+        let mut shards = self.shards().filter(|shard| shard.retry_of.is_none());
+        shards.try_fold(0_u64, |sum, shard| Some(sum.saturating_add(shard.images?)))
+    }
+
+    /// The bytes to read, as far as they are known, counted as [`Plan::images`] counts.
+    pub fn bytes(&self) -> u64 {
+        let shards = self.shards().filter(|shard| shard.retry_of.is_none());
+        shards.fold(0, |sum, shard| sum.saturating_add(shard.bytes))
+    }
+
+    /// Which rows the job makes.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.segments[0].fingerprint
+    }
+
+    /// The digest of the last segment, which covers all of the plan.
+    pub fn digest(&self) -> &str {
+        let last = self.segments.last();
+        &last.expect("a plan has a segment").digest
+    }
+
+    /// The number of the next segment's first shard, which is how many shards there are.
+    pub fn next_shard(&self) -> ShardId {
+        self.next_shard
     }
 }
 
-fn sort_and_reject_duplicates(files: &mut [FileRef]) {
-    files.sort_by(|a, b| (&a.key, &a.path).cmp(&(&b.key, &b.path)));
-    let mut first_by_key: HashMap<String, PathBuf> = HashMap::new();
-    for file in files {
-        if let Some(first) = first_by_key.get(&file.key) {
-            let detail = format!(
-                "{} and {} have the same key; the first is used",
-                first.display(),
-                file.path.display()
-            );
-            let reason = "duplicate_key".to_string();
-            file.reject.get_or_insert(Reject { reason, detail });
-        } else {
-            first_by_key.insert(file.key.clone(), file.path.clone());
-        }
+fn check_link(segment: &Segment, number: u32, previous: Option<&Segment>) -> Result<(), PlanError> {
+    let damaged = |detail: String| PlanError::damaged(format!("segment {number:06}"), detail);
+    if segment.number > number {
+        return Err(PlanError::Missing { number });
     }
+    if segment.number < number {
+        let found = segment.number;
+        return Err(damaged(format!("it says that it is segment {found:06}")));
+    }
+    segment.check().map_err(damaged)?;
+    if segment.previous.as_ref() != previous.map(|previous| &previous.digest) {
+        let what = "it continues another plan than that of the segment before it";
+        return Err(damaged(what.to_string()));
+    }
+    Ok(())
+}
+
+/// The number behind the segment's last shard, if its shards begin at `next`.
+fn end_of(segment: &Segment, next: ShardId) -> Result<ShardId, PlanError> {
+    let damaged =
+        |detail: String| PlanError::damaged(format!("segment {:06}", segment.number), detail);
+    let Some((first, last)) = segment.files.first().zip(segment.files.last()) else {
+        return Ok(next);
+    };
+    if first.first_shard != next {
+        let found = first.first_shard;
+        return Err(damaged(format!(
+            "its shards begin at {found} instead of {next}"
+        )));
+    }
+    let end = u32::try_from(last.end());
+    end.map(ShardId)
+        .map_err(|_| damaged("it has more than 2^32 shards".to_string()))
+}
+
+/// Checks that `items`, read from a file of the plan, are those that were planned for `shard`.
+///
+/// # Errors
+/// [`PlanError::Damaged`], naming the shard; [`Plan::file_of`] names the file.
+pub fn check_items(shard: &Shard, items: &[Item]) -> Result<(), PlanError> {
+    let damaged =
+        |detail: String| PlanError::damaged(format!("items of shard {}", shard.id), detail);
+    if items.len() as u64 != u64::from(shard.items) {
+        let (found, planned) = (items.len(), shard.items);
+        return Err(damaged(format!("{found} were found, {planned} planned")));
+    }
+    let digest = items_digest(items);
+    if digest != shard.digest {
+        let planned = &shard.digest;
+        return Err(damaged(format!("their digest is {digest}, not {planned}")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::segment::tests::{draft, fingerprint, images};
+    use crate::segment::{SegmentFile, SegmentKind};
 
-    fn file(key: &str, bytes: u64) -> FileRef {
-        FileRef {
-            key: key.to_string(),
-            path: PathBuf::from("/data").join(key),
-            bytes,
-            reject: None,
-        }
-    }
-
-    fn tar(key: &str, bytes: u64) -> TarRef {
-        TarRef {
-            key: key.to_string(),
-            path: PathBuf::from("/data").join(key),
-            bytes,
-        }
-    }
-
-    fn keys(plan: &Plan) -> Vec<Vec<&str>> {
-        let shards = plan.shards().iter();
-        shards
-            .map(|shard| match &shard.items {
-                ShardItems::Files(files) => files.iter().map(|f| f.key.as_str()).collect(),
-                ShardItems::Tar(tar) => vec![tar.key.as_str()],
-            })
-            .collect()
+    /// Shards 0 to 2 in two files, then a night without anything new, then shards 3 and 4, then
+    /// shard 1 again.
+    fn chain() -> Vec<Segment> {
+        let first = Segment::seal(draft(None, 0, &[&["a", "b", "c"], &["d"]]));
+        let quiet = Segment::seal(draft(Some(&first), 3, &[]));
+        let grown = Segment::seal(draft(Some(&quiet), 3, &[&["x", "y", "z"]]));
+        let mut retry = draft(Some(&grown), 5, &[&["c"]]);
+        retry.kind = SegmentKind::Retry;
+        let file = retry.files.remove(0);
+        let mut shards = file.shards;
+        shards[0].retry_of = Some(ShardId(1));
+        retry.files = vec![SegmentFile::new(file.path, ShardId(5), shards)];
+        vec![first, quiet, grown, Segment::seal(retry)]
     }
 
     #[test]
-    fn files_are_sorted_and_cut_into_shards() {
-        let files = ["e.jpg", "a.jpg", "c/1.jpg", "b.jpg", "c.jpg"].map(|key| file(key, 10));
-        let plan = Plan::of_files(files.to_vec(), 2);
-        assert_eq!(
-            keys(&plan),
-            [
-                vec!["a.jpg", "b.jpg"],
-                vec!["c.jpg", "c/1.jpg"],
-                vec!["e.jpg"]
-            ]
-        );
-        assert_eq!((plan.images(), plan.bytes()), (Some(5), 50));
-        assert_eq!(plan.shards()[2].id.to_string(), "000002");
-    }
-
-    #[test]
-    fn the_listing_order_does_not_matter_but_keys_sizes_and_shards_do() {
-        let listing = vec![file("a", 1), file("b", 2), file("c", 3)];
-        let mut reversed = listing.clone();
-        reversed.reverse();
-        let digest = Plan::of_files(listing.clone(), 2).digest();
-        assert_eq!(Plan::of_files(reversed, 2).digest(), digest);
-
-        let mut moved = listing.clone();
-        moved[0].path = PathBuf::from("/mnt/elsewhere/a");
-        assert_eq!(Plan::of_files(moved, 2).digest(), digest);
-
-        let mut other_size = listing.clone();
-        other_size[1].bytes = 7;
-        let mut other_key = listing.clone();
-        other_key[1].key = "bb".to_string();
-        let fewer = listing[..2].to_vec();
-        for changed in [other_size, other_key, fewer] {
-            assert_ne!(Plan::of_files(changed, 2).digest(), digest);
+    fn a_chain_is_one_plan() {
+        let plan = Plan::of(chain()).unwrap();
+        let ids: Vec<u32> = plan.shards().map(|shard| shard.id.0).collect();
+        assert_eq!(ids, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(plan.next_shard(), ShardId(6));
+        assert_eq!(plan.images(), Some(7), "a, b, c, d, x, y, z; c only once");
+        assert_eq!(plan.bytes(), (10 + 11 + 12) + 10 + (10 + 11 + 12));
+        assert_eq!(plan.digest(), chain()[3].digest);
+        assert_eq!(plan.fingerprint(), &fingerprint("f00d"));
+        for shard in plan.shards() {
+            assert_eq!(plan.shard(shard.id), Some(shard));
+            let file = plan.file_of(shard.id).unwrap();
+            assert!(file.shards.contains(shard), "{file:?}");
         }
-        assert_ne!(Plan::of_files(listing, 3).digest(), digest);
+        for none in [6, 7, u32::MAX] {
+            assert_eq!(plan.shard(ShardId(none)), None);
+            assert_eq!(plan.file_of(ShardId(none)), None);
+        }
     }
 
     #[test]
-    fn the_second_file_of_a_key_is_rejected_and_still_a_row() {
-        let mut twin = file("a.jpg", 5);
-        twin.path = PathBuf::from("/other/a.jpg");
-        let plan = Plan::of_files(vec![twin, file("a.jpg", 4)], 10);
-        let ShardItems::Files(files) = &plan.shards()[0].items else {
-            panic!("a plan of files");
+    fn a_plan_of_nothing_has_no_shards() {
+        let empty = Segment::seal(draft(None, 0, &[]));
+        let plan = Plan::of(vec![empty]).unwrap();
+        assert_eq!(plan.shards().count(), 0);
+        assert_eq!((plan.images(), plan.bytes()), (Some(0), 0));
+        assert_eq!(plan.shard(ShardId(0)), None);
+    }
+
+    #[test]
+    fn tars_make_the_number_of_images_unknown() {
+        let mut tars = draft(None, 0, &[&["a.tar"]]);
+        let file = tars.files.remove(0);
+        let mut shards = file.shards;
+        shards[0].images = None;
+        tars.files = vec![SegmentFile::new(file.path, ShardId(0), shards)];
+        let plan = Plan::of(vec![Segment::seal(tars)]).unwrap();
+        assert_eq!((plan.images(), plan.bytes()), (None, 10));
+    }
+
+    #[test]
+    fn every_break_in_the_chain_is_refused() {
+        let refused = |segments: Vec<Segment>, part: &str| {
+            let said = Plan::of(segments).unwrap_err().to_string();
+            assert!(said.contains(part), "{said}");
         };
-        assert_eq!(files[0].reject, None);
-        let reject = files[1].reject.as_ref().unwrap();
-        assert_eq!(reject.reason, "duplicate_key");
-        assert!(reject.detail.contains("/other/a.jpg"), "{}", reject.detail);
-        assert_eq!(plan.images(), Some(2));
+        refused(Vec::new(), "segment 000000 of the plan is missing");
+        let mut hole = chain();
+        hole.remove(1);
+        refused(hole, "segment 000001 of the plan is missing");
+        let mut twice = chain();
+        twice.insert(1, twice[0].clone());
+        refused(
+            twice,
+            "segment 000001: the plan was edited by hand or is damaged: it says that it is segment 000000",
+        );
+
+        // Another plan's second segment.
+        let other = Segment::seal(draft(None, 0, &[&["a", "b", "c"], &["e"]]));
+        let mut swapped = chain();
+        swapped[1] = Segment::seal(draft(Some(&other), 3, &[]));
+        refused(swapped, "it continues another plan");
+
+        let mut edited = chain();
+        edited[2].files[0].shards[0].bytes += 1;
+        refused(edited, "segment 000002: the plan was edited by hand");
+
+        let first = chain().remove(0);
+        let overlap = Segment::seal(draft(Some(&first), 2, &[&["x"]]));
+        refused(
+            vec![first.clone(), overlap],
+            "its shards begin at 000002 instead of 000003",
+        );
+
+        let mut other_job = draft(Some(&first), 3, &[&["x"]]);
+        other_job.fingerprint = fingerprint("beef");
+        let other_job = Segment::seal(other_job);
+        let error = Plan::of(vec![first, other_job]).unwrap_err();
+        assert!(
+            matches!(error, PlanError::OtherJob { number: 1, .. }),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("its fingerprint is beef"),
+            "{error}"
+        );
     }
 
     #[test]
-    fn each_tar_is_a_shard_and_rejects_are_the_last_one() {
-        let mut broken = file("z.tar.gz", 0);
-        broken.reject = Some(Reject {
-            reason: "compressed_tar".to_string(),
-            detail: "unpack it".to_string(),
-        });
-        let tars = vec![tar("b.tar", 20), tar("a.tar", 10)];
-        let plan = Plan::of_tars(tars.clone(), vec![broken]);
-        assert_eq!(
-            keys(&plan),
-            [vec!["a.tar"], vec!["b.tar"], vec!["z.tar.gz"]]
+    fn items_of_a_shard_are_those_that_were_planned() {
+        let plan = Plan::of(chain()).unwrap();
+        let shard = plan.shard(ShardId(3)).unwrap();
+        let items = images(&["x", "y"]);
+        assert_eq!(check_items(shard, &items), Ok(()));
+        let said = |items: &[Item]| check_items(shard, items).unwrap_err().to_string();
+        let fewer = said(&items[..1]);
+        assert!(
+            fewer.starts_with(
+                "items of shard 000003: the plan was edited by hand or is damaged: 1 were found, 2 planned."
+            ),
+            "{fewer}"
         );
-        assert_eq!((plan.images(), plan.bytes()), (None, 30));
-        let without = Plan::of_tars(tars, Vec::new());
-        assert_eq!(without.shards().len(), 2);
-        assert_ne!(without.digest(), plan.digest());
+        let mut edited = items.clone();
+        edited[1].bytes += 1;
+        let swapped = [items[1].clone(), items[0].clone()];
+        for wrong in [edited.as_slice(), &swapped] {
+            assert!(said(wrong).contains("their digest is"), "{}", said(wrong));
+        }
     }
 }

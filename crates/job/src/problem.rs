@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::location::redacted;
+use crate::schema;
+
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -73,9 +76,10 @@ impl Problems {
                 line: Some(line),
             } => ((*rank, *line), format!("{name}:{line}")),
             Origin::File { name, rank, .. } => ((*rank, usize::MAX), name.clone()),
-            Origin::Override(typed) => ((usize::MAX, 0), format!("--set {typed}")),
+            Origin::Override(typed) => ((usize::MAX, 0), format!("--set {}", shown(typed))),
         };
-        let message = message.into();
+        // A wrong value is repeated, and it may be an address with a password in it.
+        let message = redacted(&message.into());
         self.found.push((key, Problem { place, message }));
     }
 
@@ -87,4 +91,13 @@ impl Problems {
         let problems = self.found.into_iter().map(|(_, problem)| problem).collect();
         Err(ConfigError { problems })
     }
+}
+
+/// An override without its value where that may be a secret.
+fn shown(typed: &str) -> String {
+    let (path, value) = typed.split_once('=').unwrap_or((typed, ""));
+    if value.contains("://") || value.contains('@') || schema::names_a_secret(path) {
+        return format!("{path}=(hidden)");
+    }
+    redacted(typed)
 }

@@ -51,7 +51,20 @@ impl FileKind {
 
 const PIPELINE: &[SectionKeys] = &[
     ("", &["name"]),
-    ("source", &["kind", "path", "images_per_shard"]),
+    (
+        "source",
+        &[
+            "kind",
+            "path",
+            "images_per_shard",
+            "bytes_per_shard",
+            "image_column",
+            "uri_column",
+            "key_column",
+            "caption_column",
+            "boxes_column",
+        ],
+    ),
     ("limits", &["max_pixels", "max_side", "max_file_bytes"]),
     ("model", &["checkpoint"]),
     (
@@ -85,18 +98,39 @@ const PIPELINE: &[SectionKeys] = &[
 ];
 
 const CONFIG: &[SectionKeys] = &[
-    ("output", &["root"]),
+    ("output", &["root", "max_put_bytes"]),
+    (
+        "store",
+        &[
+            "s3_endpoint",
+            "s3_region",
+            "s3_path_style",
+            "s3_anonymous",
+            "source_s3_endpoint",
+            "source_s3_region",
+            "source_s3_path_style",
+            "source_s3_anonymous",
+            "request_timeout_seconds",
+            "connect_timeout_seconds",
+            "max_retries",
+            "retry_timeout_seconds",
+            "first_backoff_seconds",
+            "longest_backoff_seconds",
+        ],
+    ),
     (
         "run",
         &[
             "device",
             "points_per_batch",
             "decode_threads",
+            "fetch_concurrency",
             "images_in_flight",
             "max_bytes_in_flight",
+            "shard_attempts",
         ],
     ),
-    ("log", &["level", "format", "progress"]),
+    ("log", &["level", "format", "progress", "metrics_addr"]),
 ];
 
 /// `masks.min_area`, or `name` for a key before the first section.
@@ -121,6 +155,12 @@ pub(crate) fn unknown_key(kind: FileKind, section: &str, key: &str) -> String {
         let file = kind.other().noun();
         return format!("{path}: `{key}` belongs in {} of the {file}", place(right));
     }
+    if names_a_secret(key) {
+        return format!(
+            "{path} is not a setting; credentials come from the environment (such as \
+             AWS_ACCESS_KEY_ID), never from a file or the command line"
+        );
+    }
     let keys = kind.keys(section).unwrap_or_default();
     let what = if section.is_empty() {
         format!("{path} is not a key before the first section")
@@ -128,6 +168,20 @@ pub(crate) fn unknown_key(kind: FileKind, section: &str, key: &str) -> String {
         format!("{path} is not a key of [{section}]")
     };
     format!("{what}; {}", suggestion(key, keys))
+}
+
+/// Whether somebody would put a secret under this key.
+pub(crate) fn names_a_secret(key: &str) -> bool {
+    const SECRETS: [&str; 6] = [
+        "access_key",
+        "credential",
+        "key_id",
+        "passw",
+        "secret",
+        "token",
+    ];
+    let key = key.to_ascii_lowercase().replace('-', "_");
+    SECRETS.iter().any(|secret| key.contains(secret))
 }
 
 /// Says what is wrong with the section `[section]`, which `kind` does not have.

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::byte_size::parse_bytes;
 use crate::document::{Document, Node, Value};
+use crate::location;
 use crate::problem::{Origin, Problems};
 use crate::schema::{self, FileKind};
 
@@ -168,15 +169,15 @@ impl<'p> Section<'p> {
 
     /// `true` or `false`.
     pub(crate) fn boolean(&mut self, key: &str, default: bool) -> bool {
-        match self.remove(key) {
-            None => default,
-            Some(Node { value, origin }) => match value {
-                Value::Boolean(value) => value,
-                other => {
-                    let wrong = self.wrong_type(key, &other, origin, "true or false");
-                    wrong.unwrap_or(default)
-                }
-            },
+        self.optional_boolean(key).unwrap_or(default)
+    }
+
+    /// `true`, `false` or nothing.
+    pub(crate) fn optional_boolean(&mut self, key: &str) -> Option<bool> {
+        let Node { value, origin } = self.remove(key)?;
+        match value {
+            Value::Boolean(value) => Some(value),
+            other => self.wrong_type(key, &other, origin, "true or false"),
         }
     }
 
@@ -193,6 +194,11 @@ impl<'p> Section<'p> {
         }
     }
 
+    /// A string that is not empty, or nothing.
+    pub(crate) fn optional_text(&mut self, key: &str) -> Option<String> {
+        self.text(key).map(|(text, _)| text)
+    }
+
     /// A string that must be there; `what` says what it is: `the folder to read`.
     pub(crate) fn required_text(&mut self, key: &str, what: &str) -> Option<(String, Origin)> {
         if !self.entries.contains_key(key) {
@@ -200,6 +206,24 @@ impl<'p> Section<'p> {
             return None;
         }
         self.text(key)
+    }
+
+    /// A local path or a URI of one of `schemes`, checked by [`location::check`].
+    pub(crate) fn location(&mut self, key: &str, schemes: &[&str]) -> Option<String> {
+        let (location, origin) = self.text(key)?;
+        if let Err(what) = location::check(&location, schemes) {
+            self.note(Some(origin), key, &what);
+            return None;
+        }
+        Some(location)
+    }
+
+    /// A location that must be there; `what` says what it is: `the folder to read`.
+    pub(crate) fn required_location(&mut self, key: &str, schemes: &[&str], what: &str) -> String {
+        if !self.entries.contains_key(key) {
+            self.note(None, key, &format!(" is missing: {what}"));
+        }
+        self.location(key, schemes).unwrap_or_default()
     }
 
     /// One of a few words.

@@ -2,46 +2,77 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use maskmill_formats::rows::{
-    ImageStatus, MaskRow, ParquetMeta, RowsError, images_to_parquet, masks_to_parquet, read_images,
-    read_masks, read_meta,
+    ImageRow, ImageStatus, MaskWriter, ParquetMeta, RowsError, images_to_parquet, masks_to_parquet,
+    read_images, read_masks, read_meta,
 };
-use maskmill_job::{Fingerprint, ShardId};
+use maskmill_job::{Fingerprint, Shard, ShardId};
 use maskmill_storage::{
-    CommitError, CommitStore, InspectPart, Marker, Part, PartFacts, PartKind, ShardParts,
-    ShardSummary,
+    Commit, CommitError, CommitStore, InspectPart, Part, PartFacts, PartKind, ShardParts,
+    ShardStats, ShardSummary,
 };
 use sha2::{Digest, Sha256};
-use tokio::runtime::Handle;
 
+use crate::meter::{Stage, StageTimes};
 use crate::stages::{FinishedImage, hex};
 
 /// Metadata entry that holds a part's shard.
 const SHARD_ENTRY: &str = "shard";
 
-/// A shard whose images are coming in.
+/// A shard whose images are coming in. Its masks are encoded as they come, so that what is held of a
+/// large tar is compressed rows.
 pub(crate) struct OpenShard {
     started: Instant,
+    meta: ParquetMeta,
     /// How many images it has, once it is read to its end.
     expected: Option<usize>,
-    /// By place in the shard.
-    images: BTreeMap<usize, FinishedImage>,
+    /// Images that overtook others, by place.
+    early: BTreeMap<usize, FinishedImage>,
+    images: Vec<ImageRow>,
+    masks: MaskWriter,
+    rejects: BTreeMap<String, u64>,
+    bytes: u64,
+    times: StageTimes,
 }
 
 impl OpenShard {
-    pub(crate) fn new() -> Self {
-        Self {
+    pub(crate) fn new(fingerprint: &Fingerprint, id: ShardId) -> Result<Self, RowsError> {
+        let meta = ParquetMeta {
+            fingerprint: fingerprint.to_string(),
+            entries: BTreeMap::from([(SHARD_ENTRY.to_owned(), id.to_string())]),
+        };
+        Ok(Self {
             started: Instant::now(),
+            masks: MaskWriter::new(&meta)?,
+            meta,
             expected: None,
-            images: BTreeMap::new(),
-        }
+            early: BTreeMap::new(),
+            images: Vec::new(),
+            rejects: BTreeMap::new(),
+            bytes: 0,
+            times: StageTimes::default(),
+        })
     }
 
-    pub(crate) fn push(&mut self, image: FinishedImage) {
-        self.images.insert(image.index, image);
+    pub(crate) fn push(&mut self, image: FinishedImage) -> Result<(), RowsError> {
+        self.early.insert(image.index, image);
+        while let Some(next) = self.early.remove(&self.images.len()) {
+            let start = Instant::now();
+            if let (ImageStatus::Rejected, Some(reason)) = (next.image.status, &next.image.reason) {
+                *self.rejects.entry(reason.clone()).or_default() += 1;
+            }
+            self.bytes += next.image.bytes;
+            self.times.merge(&next.times);
+            self.images.push(next.image);
+            for mask in next.masks {
+                self.masks.push(mask)?;
+            }
+            self.times.add(Stage::Commit, start.elapsed());
+        }
+        Ok(())
     }
 
     pub(crate) fn expect(&mut self, images: usize) {
@@ -50,6 +81,33 @@ impl OpenShard {
 
     pub(crate) fn is_whole(&self) -> bool {
         self.expected == Some(self.images.len())
+    }
+
+    /// The parts, and what the marker says of them.
+    pub(crate) fn finish(mut self, shard: &Shard) -> Result<(ShardParts, ShardSummary), RowsError> {
+        let start = Instant::now();
+        let images = images_to_parquet(&self.images, &self.meta)?;
+        let mask_rows = self.masks.rows();
+        let masks = self.masks.finish()?;
+        self.times.add(Stage::Commit, start.elapsed());
+        let images_rejected = self.rejects.values().sum();
+        let summary = ShardSummary {
+            images_ok: self.images.len() as u64 - images_rejected,
+            images_rejected,
+            rejects: self.rejects,
+            seconds: self.started.elapsed().as_secs_f64(),
+            inputs: shard.digest.clone(),
+            retry_of: shard.retry_of.map(|id| id.0),
+            stats: ShardStats {
+                bytes: self.bytes,
+                stage_seconds: self.times.seconds(),
+            },
+        };
+        let parts = ShardParts {
+            masks: part(masks, mask_rows),
+            images: part(images, self.images.len()),
+        };
+        Ok((parts, summary))
     }
 }
 
@@ -64,42 +122,32 @@ pub enum ShardError {
     Commit(#[from] CommitError),
 }
 
-/// Writes the rows of whole shards.
+/// Commits whole shards. Cheap to clone: several commits may be under way.
+#[derive(Clone)]
 pub(crate) struct Assembler {
     pub commits: CommitStore,
     pub fingerprint: Fingerprint,
-    pub runtime: Handle,
 }
 
 impl Assembler {
-    /// Encodes and commits a whole shard.
-    pub(crate) fn commit(&self, id: ShardId, shard: OpenShard) -> Result<Marker, ShardError> {
-        let mut images = Vec::with_capacity(shard.images.len());
-        let mut masks: Vec<MaskRow> = Vec::new();
-        let mut rejects: BTreeMap<String, u64> = BTreeMap::new();
-        for finished in shard.images.into_values() {
-            if let (ImageStatus::Rejected, Some(reason)) =
-                (finished.image.status, &finished.image.reason)
-            {
-                *rejects.entry(reason.clone()).or_default() += 1;
-            }
-            images.push(finished.image);
-            masks.extend(finished.masks);
-        }
-        let images_rejected = rejects.values().sum();
-        let summary = ShardSummary {
-            images_ok: images.len() as u64 - images_rejected,
-            images_rejected,
-            rejects,
-            seconds: shard.started.elapsed().as_secs_f64(),
+    /// Stores the parts of a whole shard and its marker.
+    pub(crate) async fn commit(
+        self,
+        shard: Shard,
+        whole: OpenShard,
+    ) -> (Result<Commit, ShardError>, Duration) {
+        let start = Instant::now();
+        let committed = async {
+            // Encoding takes a core for a while; the runtime's threads have requests to answer.
+            let encoded = {
+                let shard = shard.clone();
+                tokio::task::spawn_blocking(move || whole.finish(&shard))
+            };
+            let (parts, summary) = encoded.await.expect("encoding does not panic")?;
+            let commit = self.commits.commit_shard(shard.id.0, parts, summary);
+            Ok(commit.await?)
         };
-        let meta = meta(&self.fingerprint, id);
-        let parts = ShardParts {
-            masks: part(masks_to_parquet(&masks, &meta)?, masks.len()),
-            images: part(images_to_parquet(&images, &meta)?, images.len()),
-        };
-        let commit = self.commits.commit_shard(id.0, parts, summary);
-        Ok(self.runtime.block_on(commit)?.marker().clone())
+        (committed.await, start.elapsed())
     }
 }
 
@@ -107,13 +155,6 @@ fn part(bytes: Vec<u8>, rows: usize) -> Part {
     Part {
         bytes: Bytes::from(bytes),
         rows: rows as u64,
-    }
-}
-
-fn meta(fingerprint: &Fingerprint, shard: ShardId) -> ParquetMeta {
-    ParquetMeta {
-        fingerprint: fingerprint.to_string(),
-        entries: BTreeMap::from([(SHARD_ENTRY.to_owned(), shard.to_string())]),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The running job, and its output read back.
 //!
 //! ```text
-//! Job ──> run ──> reader ─> decode ─> device ─> selector ─> assembler ──> committed shards
-//!                                                                             │
-//!                                              verify, export, source image <─┘ JobOutput
+//! Job ──> plan ──> run ──> reader ─> decode ─> device ─> selector ─> assembler ──> committed shards
+//!                                                                                       │
+//!                          verify, status, finalize, gc, export, source image <─────────┘ JobOutput
 //! ```
 //!
 //! What enters: a validated [`Job`](maskmill_job::Job). What leaves: Parquet parts and commit markers, written
@@ -11,25 +11,46 @@
 //! and the device meet. What never happens here: parsing of files for people, printing, choosing defaults.
 //!
 //! Rows depend on the pipeline file, the checkpoint and the images alone: not on threads, batch sizes,
-//! which image is ready first, or how often the job was interrupted.
+//! which image is ready first, how many machines share the plan, or how often the job was interrupted.
 
 mod assemble;
+mod blob_table;
 mod describe;
+mod estimate;
+mod finalize;
+mod flow;
+mod gc;
+mod heartbeat;
 mod in_flight;
+mod meter;
 mod options;
 mod output;
+mod plan_items;
+mod planning;
 mod reader;
 mod run;
 mod source;
+mod source_image;
 mod stages;
+mod status;
+mod stop_after;
 mod verify;
 mod workers;
 
 pub use assemble::ShardError;
 pub use describe::describe;
+pub use estimate::{Pace, PlanMode, PlanReport, make_plan};
+pub use finalize::Finalized;
+pub use gc::{Garbage, YOUNGEST};
+pub use heartbeat::WorkerReport;
+pub use meter::{Snapshot, Stage};
 pub use options::automatic_options;
 pub use output::{ImageRows, JobOutput, OutputError};
+pub use plan_items::PlanItemsError;
+pub use planning::{Changes, PlanningError};
 pub use reader::decode_limits;
-pub use run::{Event, RunError, Summary, run};
-pub use source::plan;
+pub use run::{Event, RunError, RunOptions, Summary, run};
+pub use source::{InputError, store_options};
+pub use status::Status;
+pub use stop_after::{InputRate, StopAfter, run_input};
 pub use verify::Verification;

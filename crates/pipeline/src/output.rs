@@ -1,22 +1,21 @@
 //! A job's output, read back: only what a commit marker names is trusted.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use maskmill_formats::rows::{ImageRow, MaskRow, RowsError, read_images, read_masks};
-use maskmill_formats::tar_shard::{TarItem, TarLimits, TarReader};
-use maskmill_job::{JobRecord, Source};
+use maskmill_job::{JobRecord, Plan, Shard};
 use maskmill_storage::{
-    ClaimError, CommitError, CommitStore, Marker, OutputStore, PartInfo, StorageError, list_tars,
-    read_file, read_record,
+    ClaimError, CommitError, CommitStore, FailureRecord, Marker, OutputStore, PartInfo,
+    SourceError, StorageError, StoreOptions, failed_shards, read_record,
 };
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
-use crate::assemble::inspector;
+use crate::plan_items::{PlanItems, PlanItemsError};
+use crate::planning::{PlanningError, read_plan};
+use crate::run::{commit_store, new_runtime};
 use crate::stages::hex;
 
 /// Why an output could not be read.
@@ -47,6 +46,49 @@ pub enum OutputError {
     /// A marker cannot be read.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// The plan cannot be read.
+    #[error(transparent)]
+    Planning(#[from] PlanningError),
+    /// The plan's items cannot be read.
+    #[error(transparent)]
+    Items(#[from] PlanItemsError),
+    /// The job's record is there and its plan is not.
+    #[error(
+        "{location} has a job and no plan (_plan/000000.json): it was interrupted before anything was done; run the job again"
+    )]
+    NoPlan {
+        /// The location.
+        location: String,
+    },
+    /// The source cannot be opened.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The table of all shards could not be encoded.
+    #[error("the table of committed shards could not be written as Parquet: {0}")]
+    Table(RowsError),
+    /// Shards are missing.
+    #[error(
+        "{missing} of {planned} shards are not committed{}; run the job to its end first (`maskmill status` tells which)",
+        failed_note(*failed)
+    )]
+    Unfinished {
+        /// Not committed.
+        missing: u64,
+        /// All.
+        planned: u64,
+        /// Not committed because they failed.
+        failed: u64,
+    },
+    /// The output was finalized with other content.
+    #[error(
+        "{path} in {location} is there and lists other parts: a part was changed by hand since; run `maskmill verify`"
+    )]
+    OtherManifest {
+        /// The location.
+        location: String,
+        /// The manifest.
+        path: String,
+    },
     /// A marker was deleted while the output was read.
     #[error("shard {shard:06}: its marker disappeared while the output was read")]
     MarkerGone {
@@ -113,6 +155,13 @@ pub enum OutputError {
     Runtime(std::io::Error),
 }
 
+fn failed_note(failed: u64) -> String {
+    match failed {
+        0 => String::new(),
+        n => format!(", {n} of them failed (--retry-failed tries those again)"),
+    }
+}
+
 fn near(suggestion: &Option<String>) -> String {
     let suggestion = suggestion.as_ref();
     suggestion.map_or(String::new(), |key| format!("; did you mean {key:?}?"))
@@ -129,33 +178,35 @@ pub struct ImageRows {
 
 /// The output of a job.
 pub struct JobOutput {
-    store: OutputStore,
+    pub(crate) store: OutputStore,
     record: JobRecord,
-    runtime: Runtime,
+    plan: Arc<Plan>,
+    pub(crate) runtime: Runtime,
 }
 
 impl JobOutput {
     /// Opens an output directory. Changes nothing.
     ///
     /// # Errors
-    /// There is none, no job wrote there, or its record cannot be read.
-    pub fn open(location: &str) -> Result<Self, OutputError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(OutputError::Runtime)?;
-        let store = OutputStore::open_existing(location)?;
+    /// There is none, no job wrote there, or its record or plan cannot be read.
+    pub fn open(location: &str, options: &StoreOptions) -> Result<Self, OutputError> {
+        let runtime = new_runtime().map_err(OutputError::Runtime)?;
+        let store = runtime.block_on(OutputStore::open_existing(location, options))?;
         let location = location.to_owned();
         let Some(record) = runtime.block_on(read_record(&store))? else {
             return Err(OutputError::NoJob { location });
         };
         let record = serde_json::from_value(record).map_err(|error| {
             let detail = format!("{error}; it was written by another version of maskmill");
+            let location = location.clone();
             OutputError::BadRecord { location, detail }
         })?;
+        let plan = runtime.block_on(read_plan(&store))?;
+        let plan = plan.ok_or(OutputError::NoPlan { location })?;
         Ok(Self {
             store,
             record,
+            plan: Arc::new(plan),
             runtime,
         })
     }
@@ -163,6 +214,39 @@ impl JobOutput {
     /// What the output was made by.
     pub fn record(&self) -> &JobRecord {
         &self.record
+    }
+
+    /// What was to be done.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The items of the plan's shards.
+    pub(crate) fn plan_items(&self) -> PlanItems {
+        PlanItems::stored(self.store.clone(), self.plan.clone())
+    }
+
+    /// Shards that failed and were not committed since.
+    ///
+    /// # Errors
+    /// The store, or a record that cannot be read.
+    pub(crate) fn failures(
+        &self,
+        committed: &BTreeSet<u32>,
+    ) -> Result<BTreeMap<u32, FailureRecord>, OutputError> {
+        let mut failures = self.runtime.block_on(failed_shards(&self.store))?;
+        failures.retain(|shard, _| !committed.contains(shard));
+        Ok(failures)
+    }
+
+    /// The shard of the plan.
+    pub(crate) fn planned(&self, shard: u32) -> Option<&Shard> {
+        self.plan.shard(maskmill_job::ShardId(shard))
+    }
+
+    /// The directory on this machine, if it is on this machine.
+    pub fn local_root(&self) -> Option<&std::path::Path> {
+        self.store.local_root()
     }
 
     /// The location as it was given.
@@ -189,12 +273,13 @@ impl JobOutput {
         marker.ok_or(OutputError::MarkerGone { shard })
     }
 
-    fn commits(&self) -> CommitStore {
-        CommitStore::new(
-            self.store.clone(),
-            self.record.fingerprint.as_str(),
+    pub(crate) fn commits(&self) -> CommitStore {
+        // Nothing is put: the limit of a put does not matter.
+        commit_store(
+            &self.store,
+            &self.record.fingerprint,
             &self.record.tool_version,
-            inspector(),
+            u64::MAX,
         )
     }
 
@@ -278,36 +363,6 @@ impl JobOutput {
         })
     }
 
-    /// The bytes of an image, read again from the job's source.
-    ///
-    /// # Errors
-    /// They are gone, unreadable, or not those that the job saw.
-    pub fn source_image(&self, image: &ImageRow) -> Result<Vec<u8>, OutputError> {
-        let source = &self.record.pipeline.source;
-        let error = |detail: String| OutputError::SourceImage {
-            key: image.image_key.clone(),
-            origin: source.path().to_owned(),
-            detail,
-        };
-        let max_bytes = self.record.pipeline.limits.max_file_bytes;
-        let bytes = match source {
-            Source::Images { path, .. } => {
-                let path = Path::new(path).join(&image.image_key);
-                read_file(&path, max_bytes)
-                    .map(Into::into)
-                    .map_err(|e| error(e.to_string()))?
-            }
-            Source::Webdataset { path } => {
-                tar_member(path, &image.image_key, max_bytes).map_err(error)?
-            }
-        };
-        if hex(&Sha256::digest(&bytes)) != image.sha256 {
-            let detail = "its bytes changed since the job read it".to_owned();
-            return Err(error(detail));
-        }
-        Ok(bytes)
-    }
-
     fn part(&self, marker: &Marker, part: &PartInfo) -> Result<Bytes, OutputError> {
         let (shard, path) = (marker.shard, part.path.clone());
         let Some(bytes) = self.runtime.block_on(self.store.get(&part.path))? else {
@@ -324,25 +379,4 @@ impl JobOutput {
         }
         Ok(bytes)
     }
-}
-
-/// The sample `TAR/KEY` of a folder of tar shards.
-fn tar_member(root: &str, image_key: &str, max_bytes: u64) -> Result<Vec<u8>, String> {
-    let tars = list_tars(Path::new(root)).map_err(|e| e.to_string())?.files;
-    let found: Option<(PathBuf, &str)> = tars.into_iter().find_map(|tar| {
-        let key = image_key.strip_prefix(&tar.key)?.strip_prefix('/')?;
-        Some((tar.path, key))
-    });
-    let (path, wanted) = found.ok_or("its tar file is gone")?;
-    let file = File::open(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let limits = TarLimits {
-        max_entry_bytes: max_bytes,
-    };
-    for item in TarReader::new(BufReader::new(file), limits) {
-        match item.map_err(|e| format!("{}: {e}", path.display()))? {
-            TarItem::Sample { key, bytes, .. } if key == wanted => return Ok(bytes),
-            _ => {}
-        }
-    }
-    Err(format!("{} has no sample {wanted:?}", path.display()))
 }

@@ -1,54 +1,47 @@
-//! A job from its files to committed shards.
+//! A job from its files to committed shards: what has to be there before the stages begin.
 //!
 //! ```text
-//!  reader ──> decode x N ──> device ──> selector ──> assembler ──> commit
-//!    │           │ rejected images                      ^
-//!    └───────────┴─────────────────────────────────────-┘
+//!  device, checkpoint ─> fingerprint ─> whose output is it? ─> plan (frozen, or frozen now)
+//!        ─> shards selected, not committed, not failed ─> model ─> stages (flow.rs)
 //! ```
 //!
-//! One thread each but for decoding; every arrow is a bounded channel, and [`InFlight`] bounds the images
-//! and bytes between the reader and the assembler. A stage ends when its input does, or when the stage
-//! behind it is gone; so an error in any stage ends them all, and what is committed stays committed.
+//! A checkpoint that does not load, or a source that is empty, leaves no job behind it: a new output is
+//! claimed after both are known.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::thread::{self, Scope, ScopedJoinHandle};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crossbeam_channel::bounded;
-use maskmill_job::{Job, JobRecord, Plan, Shard, ShardId};
-use maskmill_sam::{AutomaticOptions, Checkpoint, CheckpointError, DeviceError, DeviceName, Sam};
+use maskmill_job::{Fingerprint, Job, JobRecord, Plan, Selection, Shard, ShardId};
+use maskmill_sam::{Checkpoint, CheckpointError, DeviceError, DeviceName, Sam};
 use maskmill_storage::{
-    Claim, ClaimError, CommitError, CommitStore, Marker, OutputStore, SourceError, StorageError,
-    claim, layout,
+    ClaimError, CommitError, CommitStore, Marker, OutputStore, SourceError, StorageError, claim,
+    failed_shards, layout,
 };
 use sha2::{Digest, Sha256};
+use tokio::runtime::Runtime;
 
-use crate::assemble::{Assembler, OpenShard, ShardError, inspector};
-use crate::describe::describe;
-use crate::in_flight::InFlight;
-use crate::options::automatic_options;
-use crate::reader::{Reader, decode_limits};
-use crate::source::plan;
-use crate::stages::{Assembled, hex};
-use crate::workers::{decode_images, run_model, select_masks};
-
-/// Candidate batches between the device and the selector. Each holds at most `points_per_batch` points'
-/// masks; two let the device run ahead while one is selected.
-const PROPOSALS_AHEAD: usize = 2;
-/// Messages to the assembler, which are small.
-const ROWS_AHEAD: usize = 64;
+use crate::assemble::{Assembler, inspector};
+use crate::flow::Flow;
+use crate::meter::{Snapshot, Stage};
+use crate::plan_items::PlanItems;
+use crate::planning::{Planner, PlanningError};
+use crate::source::{open_source, store_options};
+use crate::stages::hex;
 
 /// What a running job tells its caller, who may draw progress or log it.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The source is listed and the output claimed.
+    /// The plan is there and the output claimed.
     Planned {
-        /// All shards.
+        /// All shards of the plan.
         shards: usize,
-        /// Those that an earlier run committed.
+        /// Those of the selection that are committed.
         committed: usize,
+        /// Those of the selection that failed in an earlier run and are passed over.
+        failed: usize,
         /// Images in the shards to do; unknown for tars.
         images: Option<u64>,
         /// Bytes in the shards to do.
@@ -61,15 +54,52 @@ pub enum Event<'a> {
         /// Why it has none, if it was rejected.
         rejected: Option<&'a str>,
     },
+    /// A second or so has passed.
+    Tick(&'a Snapshot),
     /// A shard is committed.
-    Committed(&'a Marker),
+    Committed {
+        /// Its marker.
+        marker: &'a Marker,
+        /// The job at this moment.
+        now: &'a Snapshot,
+    },
+    /// A shard could not be read, and is begun again.
+    Again {
+        /// The shard.
+        shard: ShardId,
+        /// The attempt that was given up, from 1.
+        attempt: u32,
+        /// Why.
+        cause: &'a str,
+    },
     /// A shard could not be read or committed; the others go on.
     Failed {
         /// The shard.
         shard: ShardId,
         /// Why.
-        detail: &'a str,
+        cause: &'a str,
     },
+}
+
+/// Which part of a job to run, and what of it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunOptions {
+    /// Which shards are this machine's.
+    pub selection: Selection,
+    /// Shards that failed in an earlier run are tried again.
+    pub retry_failed: bool,
+    /// Rejected images of committed shards are looked at again, in shards of their own.
+    pub retry_rejects: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            selection: Selection::All,
+            retry_failed: false,
+            retry_rejects: false,
+        }
+    }
 }
 
 /// What a run did.
@@ -79,14 +109,16 @@ pub struct Summary {
     pub output: String,
     /// What the checkpoint says of itself, such as that it is untrained.
     pub about_model: Option<String>,
-    /// All shards of the plan.
+    /// Shards of the selection.
     pub shards: usize,
-    /// Shards that were committed before this run.
+    /// Those that were committed before this run, or by another worker during it.
     pub resumed: usize,
     /// Shards that this run committed.
     pub committed: usize,
-    /// Shards that failed, with the reason.
+    /// Shards that failed in this run, with the reason.
     pub failed: Vec<(ShardId, String)>,
+    /// Shards that failed in an earlier run and were passed over, with the reason.
+    pub failed_before: Vec<(ShardId, String)>,
     /// Images that this run gave to the model.
     pub images: u64,
     /// Images that this run rejected, by reason.
@@ -95,6 +127,10 @@ pub struct Summary {
     pub masks: u64,
     /// Wall time of the stages, without planning and loading.
     pub elapsed: Duration,
+    /// Share of the time each stage was busy.
+    pub load: Vec<(Stage, f64)>,
+    /// Share of the time in which the warm device waited for input.
+    pub device_idle: Option<f64>,
 }
 
 /// Why a run did not start, or was given up.
@@ -106,18 +142,26 @@ pub enum RunError {
     /// The checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The source cannot be listed.
+    /// The source cannot be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The source has nothing to read.
-    #[error(
-        "the source {path} holds no {what}; check source.path and source.kind in the pipeline file"
-    )]
-    EmptySource {
-        /// The source's path.
-        path: String,
-        /// What was looked for.
-        what: &'static str,
+    /// The source cannot be planned, or its plan not be read.
+    #[error(transparent)]
+    Planning(#[from] PlanningError),
+    /// A marker or the records of failures cannot be read.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// `--shards` names shards that the plan does not have.
+    #[error("the plan has {planned} shards, none of them in the selection; see `maskmill plan`")]
+    NothingSelected {
+        /// How many shards there are.
+        planned: usize,
+    },
+    /// There is nothing to extend.
+    #[error("{location} has no plan yet: make one with `maskmill plan --write`, or run the job")]
+    NoPlan {
+        /// The output.
+        location: String,
     },
     /// The output belongs to another job.
     #[error(transparent)]
@@ -140,6 +184,16 @@ pub enum RunError {
         /// Why.
         source: StorageError,
     },
+    /// Nothing can be read any more: the credentials are not accepted.
+    #[error(
+        "the source can no longer be read and the job was stopped ({cause}); {committed} shard(s) of this run are committed, and running it again goes on from there"
+    )]
+    Input {
+        /// What the store said.
+        cause: String,
+        /// Shards committed by this run.
+        committed: usize,
+    },
     /// A stage panicked: a bug, or a device that failed.
     #[error(
         "the {stage} stage broke down ({message}); what is committed is whole, and running the job again goes on from there"
@@ -155,11 +209,14 @@ pub enum RunError {
 impl RunError {
     /// Whether shards may have been committed before the error.
     pub fn had_started(&self) -> bool {
-        matches!(self, Self::Output { .. } | Self::Stage { .. })
+        matches!(
+            self,
+            Self::Output { .. } | Self::Input { .. } | Self::Stage { .. }
+        )
     }
 }
 
-/// Runs a job, or what an earlier run left of it. Blocking.
+/// Runs a job, or what earlier runs and other workers left of it. Blocking.
 ///
 /// `observe` is called from the assembling thread.
 ///
@@ -167,6 +224,7 @@ impl RunError {
 /// See [`RunError`]. Failed shards and rejected images are no errors: they are in the [`Summary`].
 pub fn run(
     job: &Job,
+    options: &RunOptions,
     tool_version: &str,
     observe: &dyn Fn(&Event<'_>),
 ) -> Result<Summary, RunError> {
@@ -174,241 +232,167 @@ pub fn run(
     let checkpoint = PathBuf::from(&job.pipeline.model.checkpoint);
     let about_model = Checkpoint::open(&checkpoint)?.about().map(str::to_owned);
     let model_sha256 = sha256_of(&checkpoint)?;
-    let plan = plan(&job.pipeline.source)?;
-    if plan.shards().is_empty() {
-        return Err(RunError::EmptySource {
-            path: job.pipeline.source.path().to_owned(),
-            what: "images (JPEG, PNG, TIFF, BMP, WebP) or tar shards of them",
-        });
-    }
-    let record = JobRecord::new(&job.pipeline, &model_sha256, &plan, tool_version);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(RunError::Runtime)?;
+    let runtime = new_runtime().map_err(RunError::Runtime)?;
     let output = job.config.output.job_root(&job.pipeline.name);
+    let source = open_source(&job.pipeline.source, &store_options(&job.config, true))?;
+    let record = JobRecord::new(&job.pipeline, &model_sha256, tool_version);
+    let planner = Planner {
+        fingerprint: record.fingerprint.clone(),
+        tool_version: tool_version.to_owned(),
+        source: job.pipeline.source.clone(),
+        runtime: runtime.handle().clone(),
+    };
     let load = || {
         let sam = Sam::load(&checkpoint, &device)?;
         tracing::info!(architecture = %sam.architecture(), device = %job.config.run.device, "model loaded");
         Ok::<Sam, CheckpointError>(sam)
     };
-    // A checkpoint that does not load must leave no job behind it, so a new output is claimed after
-    // loading. A resumed job has loaded it before and may have nothing left to do.
-    let sam = match runtime.block_on(has_job(&output))? {
-        true => None,
-        false => Some(load()?),
-    };
-    let store = OutputStore::open(&output)?;
-    let fingerprint = record.fingerprint.clone();
-    let commits = CommitStore::new(
-        store.clone(),
-        fingerprint.as_str(),
+    let stores = store_options(&job.config, false);
+    let mut sam = None;
+    let mut listed = None;
+    if !runtime.block_on(has_job(&output, &stores))? {
+        listed = Some(planner.list(&source)?);
+        sam = Some(load()?);
+    }
+    let store = OutputStore::open(&output, &stores)?;
+    let commits = commit_store(
+        &store,
+        &record.fingerprint,
         tool_version,
-        inspector(),
+        job.config.output.max_put_bytes,
     );
-    let claimed = runtime.block_on(claim(&store, &record.to_json()))?;
-    let done = match claimed {
-        Claim::New => Default::default(),
-        Claim::Resumed => runtime.block_on(commits.committed_shards())?,
+    runtime.block_on(claim(&store, &record.to_json()))?;
+    let mut plan = match listed {
+        Some(items) => planner.freeze(&store, items)?,
+        None => planner.plan(&store, &source)?,
     };
-    let pending: Vec<&Shard> = plan
-        .shards()
-        .iter()
-        .filter(|shard| !done.contains(&shard.id.0))
-        .collect();
+    if options.retry_rejects && planner.retry_rejects(&commits, &source, &plan)? > 0 {
+        plan = planner.plan(&store, &source)?;
+    }
+    let plan = Arc::new(plan);
+    let todo = Todo::of(&plan, options, &runtime, &commits)?;
     let summary = Summary {
         output,
         about_model,
-        shards: plan.shards().len(),
-        resumed: plan.shards().len() - pending.len(),
+        shards: todo.selected,
+        resumed: todo.committed,
+        failed_before: todo.failed,
         ..Summary::default()
     };
-    observe(&planned(&plan, &pending));
-    if pending.is_empty() {
+    observe(&Event::Planned {
+        shards: plan.shards().count(),
+        committed: todo.committed,
+        failed: summary.failed_before.len(),
+        images: todo.pending.iter().map(|shard| shard.images).sum(),
+        bytes: todo.pending.iter().map(|shard| shard.bytes).sum(),
+    });
+    if todo.pending.is_empty() {
         return Ok(summary);
     }
     let sam = match sam {
         Some(sam) => sam,
         None => load()?,
     };
-    let assembler = Assembler {
-        commits,
-        fingerprint,
+    let flow = Flow {
+        job,
+        sam: &sam,
+        source: &source,
+        items: &PlanItems::stored(store, plan),
+        shards: &todo.pending,
+        assembler: Assembler {
+            commits,
+            fingerprint: record.fingerprint,
+        },
+        tool_version,
         runtime: runtime.handle().clone(),
+        observe,
     };
-    run_stages(job, &sam, &pending, &assembler, summary, observe)
+    flow.run(summary)
+}
+
+/// Threads that wait for stores; the work is done elsewhere.
+pub(crate) fn new_runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+}
+
+pub(crate) fn commit_store(
+    store: &OutputStore,
+    fingerprint: &Fingerprint,
+    tool_version: &str,
+    max_put_bytes: u64,
+) -> CommitStore {
+    CommitStore::new(
+        store.clone(),
+        fingerprint.as_str(),
+        tool_version,
+        inspector(),
+    )
+    .with_put_limit(max_put_bytes)
+}
+
+/// The shards of a run.
+struct Todo {
+    selected: usize,
+    committed: usize,
+    failed: Vec<(ShardId, String)>,
+    pending: Vec<Shard>,
+}
+
+impl Todo {
+    fn of(
+        plan: &Plan,
+        options: &RunOptions,
+        runtime: &Runtime,
+        commits: &CommitStore,
+    ) -> Result<Self, RunError> {
+        let planned = plan.shards().count();
+        let selected: Vec<&Shard> = plan
+            .shards()
+            .filter(|shard| options.selection.contains(shard.id))
+            .collect();
+        if selected.is_empty() && matches!(options.selection, Selection::Range(_)) {
+            return Err(RunError::NothingSelected { planned });
+        }
+        let done = runtime.block_on(commits.committed_shards())?;
+        let failures = runtime.block_on(failed_shards(commits.store()))?;
+        let mut todo = Self {
+            selected: selected.len(),
+            committed: 0,
+            failed: Vec::new(),
+            pending: Vec::new(),
+        };
+        for shard in selected {
+            if done.contains(&shard.id.0) {
+                todo.committed += 1;
+                continue;
+            }
+            match failures.get(&shard.id.0) {
+                Some(failure) if !options.retry_failed => {
+                    todo.failed.push((shard.id, failure.cause.clone()));
+                }
+                _ => todo.pending.push(shard.clone()),
+            }
+        }
+        Ok(todo)
+    }
 }
 
 /// Whether some job has written to `output`.
-async fn has_job(output: &str) -> Result<bool, StorageError> {
-    match OutputStore::open_existing(output) {
+async fn has_job(
+    output: &str,
+    stores: &maskmill_storage::StoreOptions,
+) -> Result<bool, StorageError> {
+    match OutputStore::open_existing(output, stores).await {
         Ok(store) => store.exists(layout::JOB_RECORD).await,
         Err(StorageError::NoOutput { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-fn planned<'a>(plan: &Plan, pending: &[&Shard]) -> Event<'a> {
-    Event::Planned {
-        shards: plan.shards().len(),
-        committed: plan.shards().len() - pending.len(),
-        images: pending.iter().map(|shard| shard.images()).sum(),
-        bytes: pending.iter().map(|shard| shard.bytes()).sum(),
-    }
-}
-
-fn run_stages(
-    job: &Job,
-    sam: &Sam,
-    pending: &[&Shard],
-    assembler: &Assembler,
-    mut summary: Summary,
-    observe: &dyn Fn(&Event<'_>),
-) -> Result<Summary, RunError> {
-    let start = Instant::now();
-    let options: &AutomaticOptions = &automatic_options(&job.pipeline);
-    let config = &job.config.run;
-    let limits = decode_limits(&job.pipeline.limits);
-    let decoders = match config.decode_threads {
-        0 => thread::available_parallelism().map_or(1, usize::from),
-        threads => threads as usize,
-    };
-    let in_flight = InFlight::new(
-        config.images_in_flight as usize,
-        config.max_bytes_in_flight,
-        assembler.runtime.clone(),
-    );
-    let points_per_batch = config.points_per_batch as usize;
-    let (samples_in, samples) = bounded(decoders);
-    let (prepared_in, prepared) = bounded(1);
-    let (proposals_in, proposals) = bounded(PROPOSALS_AHEAD);
-    let (assembled_in, assembled) = bounded(ROWS_AHEAD);
-
-    thread::scope(|scope| {
-        let mut stages = Vec::new();
-        let reader = Reader {
-            limits: &job.pipeline.limits,
-            in_flight: &in_flight,
-            samples: samples_in,
-            assembler: assembled_in.clone(),
-        };
-        stages.push(spawn(scope, "reader", move || reader.run(pending)));
-        for _ in 0..decoders {
-            let (samples, device) = (samples.clone(), prepared_in.clone());
-            let assembler = assembled_in.clone();
-            let image_size = sam.architecture().image_size;
-            stages.push(spawn(scope, "decode", move || {
-                decode_images(&samples, &limits, options, image_size, &device, &assembler);
-            }));
-        }
-        stages.push(spawn(scope, "device", move || {
-            run_model(&prepared, sam, options, points_per_batch, &proposals_in);
-        }));
-        stages.push(spawn(scope, "selector", move || {
-            select_masks(&proposals, sam, options, &assembled_in);
-        }));
-        // This thread's copies would keep the channels open.
-        drop((samples, prepared_in));
-
-        let mut stopped = None;
-        let mut open: BTreeMap<ShardId, OpenShard> = BTreeMap::new();
-        for message in &assembled {
-            let shard = match message {
-                Assembled::Image(image) => {
-                    observe(&Event::Image {
-                        masks: image.masks.len(),
-                        rejected: image.image.reason.as_deref(),
-                    });
-                    let shard = image.shard;
-                    open.entry(shard)
-                        .or_insert_with(OpenShard::new)
-                        .push(*image);
-                    shard
-                }
-                Assembled::ShardRead { shard, images } => {
-                    open.entry(shard)
-                        .or_insert_with(OpenShard::new)
-                        .expect(images);
-                    shard
-                }
-                Assembled::ShardFailed { shard, detail } => {
-                    open.remove(&shard);
-                    fail(&mut summary, shard, detail, observe);
-                    continue;
-                }
-            };
-            if !open[&shard].is_whole() {
-                continue;
-            }
-            let whole = open.remove(&shard).expect("it was looked at just now");
-            match assembler.commit(shard, whole) {
-                Ok(marker) => {
-                    count(&mut summary, &marker);
-                    observe(&Event::Committed(&marker));
-                }
-                Err(ShardError::Commit(CommitError::Storage(source))) => {
-                    stopped = Some(RunError::Output {
-                        shard,
-                        committed: summary.committed,
-                        source,
-                    });
-                    break;
-                }
-                Err(error) => fail(&mut summary, shard, describe(&error), observe),
-            }
-        }
-        // Stages that still send find nobody there, and end.
-        drop(assembled);
-        for (stage, handle) in stages {
-            if let Err(panic) = handle.join() {
-                let message = panic_message(panic.as_ref());
-                stopped.get_or_insert(RunError::Stage { stage, message });
-            }
-        }
-        summary.elapsed = start.elapsed();
-        match stopped {
-            Some(error) => Err(error),
-            None => Ok(summary),
-        }
-    })
-}
-
-/// Starts a stage's thread, named after it.
-fn spawn<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    stage: &'static str,
-    work: impl FnOnce() + Send + 'scope,
-) -> (&'static str, ScopedJoinHandle<'scope, ()>) {
-    let builder = thread::Builder::new().name(stage.to_owned());
-    let handle = builder.spawn_scoped(scope, work);
-    (stage, handle.expect("the operating system has threads"))
-}
-
-fn count(summary: &mut Summary, marker: &Marker) {
-    summary.committed += 1;
-    summary.images += marker.images_ok;
-    summary.masks += marker.masks.rows;
-    for (reason, count) in &marker.rejects {
-        *summary.rejects.entry(reason.clone()).or_default() += count;
-    }
-}
-
-fn fail(summary: &mut Summary, shard: ShardId, detail: String, observe: &dyn Fn(&Event<'_>)) {
-    observe(&Event::Failed {
-        shard,
-        detail: &detail,
-    });
-    summary.failed.push((shard, detail));
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
-}
-
-fn sha256_of(path: &Path) -> Result<String, CheckpointError> {
+pub(crate) fn sha256_of(path: &Path) -> Result<String, CheckpointError> {
     let io = |source| CheckpointError::Io {
         path: path.to_owned(),
         source,

@@ -1,60 +1,428 @@
-//! The pipeline's source as a plan: a listing, cut into shards.
+//! The pipeline's source as the items of a plan: objects listed, footers and manifests read.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
 
-use maskmill_job::{FileRef, Plan, Reject, Source, TarRef};
-use maskmill_storage::{Listing, SourceError, SourceFile, SourceReject, list_images, list_tars};
+use maskmill_formats::image_table::{ImageTable, ImageTableColumns, ImageTableError};
+use maskmill_formats::manifest::{Manifest, ManifestColumns, ManifestError, ManifestFormat};
+use maskmill_formats::tar_shard::is_image_extension;
+use maskmill_job::{Config, Extras, Item, ItemKind, Reject, Source};
+use maskmill_storage::{
+    Expect, Listing, ReadError, SourceError, SourceFile, SourceReject, SourceStore, StoreOptions,
+    Wanted,
+};
+use tokio::runtime::Handle;
 
-/// Extensions of the files of a folder that are taken for images, in any case.
-const IMAGE_EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp"];
+use crate::blob_table::BlobTable;
+use crate::describe::describe;
 
-/// Lists the source and cuts it into shards. Blocking.
+/// Parquet footers read at the same time.
+const FOOTERS_AT_ONCE: usize = 16;
+/// Memory for the blocks of one footer's file.
+const FOOTER_BYTES: u64 = 2 << 20;
+/// A manifest is read whole.
+const MAX_MANIFEST_BYTES: u64 = 16 << 30;
+
+/// The source could not be turned into a plan.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// It cannot be listed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// An object that lists images cannot be read.
+    #[error("{at} cannot be read")]
+    Read {
+        /// The object.
+        at: String,
+        /// Why.
+        source: ReadError,
+    },
+    /// The manifest is not one.
+    #[error("the manifest {at} cannot be used")]
+    Manifest {
+        /// The object.
+        at: String,
+        /// Why.
+        source: ManifestError,
+    },
+    /// The manifest's name does not say what it is.
+    #[error(
+        "the manifest {at} is neither .parquet, .csv, .tsv, .jsonl nor .ndjson; rename it after its format"
+    )]
+    ManifestFormat {
+        /// The object.
+        at: String,
+    },
+    /// A table of images could not be read for another reason than its content.
+    #[error("{at} cannot be read")]
+    Table {
+        /// The object.
+        at: String,
+        /// Why.
+        source: ImageTableError,
+    },
+    /// There is nothing to do.
+    #[error(
+        "the source {location} holds no {what}; check source.path and source.kind in the pipeline file"
+    )]
+    Empty {
+        /// The source.
+        location: String,
+        /// What was looked for.
+        what: &'static str,
+    },
+}
+
+/// How the config reaches stores: for outputs, or for the source.
+pub fn store_options(config: &Config, of_source: bool) -> StoreOptions {
+    let store = match of_source {
+        true => config.store.for_source(),
+        false => config.store.clone(),
+    };
+    StoreOptions {
+        s3_endpoint: store.s3_endpoint,
+        s3_region: store.s3_region,
+        s3_path_style: store.s3_path_style,
+        s3_anonymous: store.s3_anonymous,
+        request_timeout: seconds(store.request_timeout_seconds),
+        connect_timeout: seconds(store.connect_timeout_seconds),
+        max_retries: store.max_retries,
+        retry_timeout: seconds(store.retry_timeout_seconds),
+        first_backoff: seconds(store.first_backoff_seconds),
+        longest_backoff: seconds(store.longest_backoff_seconds),
+    }
+}
+
+/// A setting in seconds, which has been checked to be one.
+pub(crate) fn seconds(seconds: f64) -> std::time::Duration {
+    std::time::Duration::from_secs_f64(seconds)
+}
+
+/// The store of the source: for a manifest the folder it lies in, where relative addresses begin.
 ///
 /// # Errors
-/// The source is missing, of the wrong kind or cannot be listed.
-pub fn plan(source: &Source) -> Result<Plan, SourceError> {
+/// A location that is none, or a store that this build does not have.
+pub(crate) fn open_source(
+    source: &Source,
+    options: &StoreOptions,
+) -> Result<SourceStore, SourceError> {
     match source {
-        Source::Images {
+        Source::Manifest { path, .. } => SourceStore::open(folder_and_name(path).0, options),
+        _ => SourceStore::open(source.path(), options),
+    }
+}
+
+/// The columns of a table source; the defaults for others.
+pub(crate) fn table_columns(source: &Source) -> ImageTableColumns {
+    match source {
+        Source::Parquet {
+            image_column,
+            key_column,
+            caption_column,
+            boxes_column,
+            ..
+        } => ImageTableColumns {
+            image: image_column.clone(),
+            key: key_column.clone(),
+            caption: caption_column.clone(),
+            boxes: boxes_column.clone(),
+        },
+        _ => ImageTableColumns::default(),
+    }
+}
+
+/// Everything that the source holds now, not cut yet. Blocking; called from outside the runtime.
+///
+/// # Errors
+/// The source is missing, empty, of the wrong kind, or cannot be listed or read.
+pub(crate) fn list_items(
+    source: &Source,
+    store: &SourceStore,
+    runtime: &Handle,
+) -> Result<Vec<Item>, InputError> {
+    let (items, what) = match source {
+        Source::Images { .. } => {
+            let listing = runtime.block_on(store.list(&|name| wanted(name, is_image_extension)))?;
+            let what = "images (JPEG, PNG, TIFF, BMP, WebP)";
+            (of_listing(listing, ItemKind::Image), what)
+        }
+        Source::Webdataset { .. } => {
+            let listing = runtime.block_on(store.list(&wanted_tar))?;
+            (of_listing(listing, ItemKind::Tar), "tar shards of images")
+        }
+        Source::Parquet { .. } => {
+            let is_table = |extension: &str| ["parquet", "pq"].contains(&extension);
+            let listing = runtime.block_on(store.list(&|name| wanted(name, is_table)))?;
+            let items = of_tables(listing, store, &table_columns(source), runtime)?;
+            (items, "Parquet files")
+        }
+        Source::Manifest {
             path,
-            images_per_shard,
+            uri_column,
+            key_column,
+            caption_column,
+            boxes_column,
+            ..
         } => {
-            let Listing { files, rejects } = list_images(Path::new(path), &IMAGE_EXTENSIONS)?;
-            let files = files
-                .into_iter()
-                .map(file)
-                .chain(rejects.into_iter().map(reject));
-            Ok(Plan::of_files(files.collect(), *images_per_shard))
+            let columns = ManifestColumns {
+                uri: uri_column.clone(),
+                key: key_column.clone(),
+                caption: caption_column.clone(),
+                boxes: boxes_column.clone(),
+                ..ManifestColumns::default()
+            };
+            let items = of_manifest(path, store, &columns, runtime)?;
+            (items, "rows in its manifest")
         }
-        Source::Webdataset { path } => {
-            let Listing { files, rejects } = list_tars(Path::new(path))?;
-            let tars = files.into_iter().map(|file| TarRef {
-                key: file.key,
-                path: file.path,
-                bytes: file.bytes,
-            });
-            let rejects = rejects.into_iter().map(reject);
-            Ok(Plan::of_tars(tars.collect(), rejects.collect()))
-        }
+    };
+    if items.is_empty() {
+        let location = source.path().to_owned();
+        return Err(InputError::Empty { location, what });
+    }
+    Ok(items)
+}
+
+/// Whether a file of this name is looked for, by its last extension in lower case.
+fn wanted(name: &str, is_one: impl Fn(&str) -> bool) -> Wanted {
+    let extension = Path::new(name).extension().and_then(|e| e.to_str());
+    match extension.map(str::to_ascii_lowercase) {
+        Some(extension) if is_one(&extension) => Wanted::Yes,
+        _ => Wanted::No,
     }
 }
 
-fn file(file: SourceFile) -> FileRef {
-    FileRef {
-        key: file.key,
-        path: file.path,
+fn wanted_tar(name: &str) -> Wanted {
+    let name = name.to_ascii_lowercase();
+    let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+    if ends(&[".tar", ".tar.gz", ".tgz"]) {
+        return Wanted::Yes;
+    }
+    let compressed = [
+        ".tbz2", ".txz", ".tzst", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4",
+    ];
+    match ends(&compressed) {
+        true => Wanted::Compressed,
+        false => Wanted::No,
+    }
+}
+
+fn of_listing(listing: Listing, kind: ItemKind) -> Vec<Item> {
+    let files = listing.files.into_iter().map(|file| Item {
+        key: file.key.into(),
+        uri: None,
         bytes: file.bytes,
-        reject: None,
+        etag: file.etag.map(Into::into),
+        kind: kind.clone(),
+        extras: None,
+    });
+    files
+        .chain(listing.rejects.into_iter().map(rejected))
+        .collect()
+}
+
+fn rejected(reject: SourceReject) -> Item {
+    rejected_item(&reject.key, reject.reason.as_str(), reject.detail)
+}
+
+fn rejected_item(key: &str, reason: &str, detail: String) -> Item {
+    let reject = Reject {
+        reason: reason.to_owned(),
+        detail,
+    };
+    Item {
+        key: key.into(),
+        uri: None,
+        bytes: 0,
+        etag: None,
+        kind: ItemKind::Image,
+        extras: Some(Box::new(Extras {
+            reject: Some(reject),
+            ..Extras::default()
+        })),
     }
 }
 
-fn reject(reject: SourceReject) -> FileRef {
-    FileRef {
-        key: reject.key,
-        path: reject.path,
-        bytes: 0,
-        reject: Some(Reject {
-            reason: reject.reason.as_str().to_owned(),
-            detail: reject.detail,
-        }),
+/// The row groups of tables, by their footers. A damaged table is one rejected item.
+fn of_tables(
+    listing: Listing,
+    store: &SourceStore,
+    columns: &ImageTableColumns,
+    runtime: &Handle,
+) -> Result<Vec<Item>, InputError> {
+    let files = Mutex::new(listing.files.into_iter());
+    let found = Mutex::new(Ok(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..FOOTERS_AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let next = files.lock().expect("no panic while it is held").next();
+                    let Some(file) = next else { return };
+                    let items = of_table(&file, store, columns, runtime);
+                    let mut found = found.lock().expect("no panic while it is held");
+                    match (found.as_mut(), items) {
+                        (Ok(found), Ok(items)) => found.extend(items),
+                        (Ok(_), Err(error)) => *found = Err(error),
+                        (Err(_), _) => return,
+                    }
+                }
+            });
+        }
+    });
+    let mut items = found.into_inner().expect("no panic while it is held")?;
+    items.extend(listing.rejects.into_iter().map(rejected));
+    Ok(items)
+}
+
+fn of_table(
+    file: &SourceFile,
+    store: &SourceStore,
+    columns: &ImageTableColumns,
+    runtime: &Handle,
+) -> Result<Vec<Item>, InputError> {
+    let at = || file.key.clone();
+    let expect = Expect {
+        bytes: Some(file.bytes),
+        etag: file.etag.as_deref(),
+    };
+    let blob = runtime.block_on(store.open_blob(&file.key, expect));
+    let blob = blob.map_err(|source| InputError::Read { at: at(), source })?;
+    let input = BlobTable::new(&blob, runtime.clone(), FOOTER_BYTES);
+    let table = match ImageTable::open(Arc::new(input), columns) {
+        Ok(table) => table,
+        Err(source) if source.io_error().is_some() => {
+            return Err(InputError::Table { at: at(), source });
+        }
+        Err(error) => {
+            let detail = format!("{}: {}", file.key, describe(&error));
+            return Ok(vec![rejected_item(&file.key, "table_corrupt", detail)]);
+        }
+    };
+    let groups = table.row_groups().into_iter().enumerate();
+    let items = groups.map(|(index, group)| Item {
+        key: file.key.as_str().into(),
+        uri: None,
+        bytes: group.bytes,
+        etag: file.etag.as_deref().map(Into::into),
+        kind: ItemKind::Rows {
+            row_group: u32::try_from(index).unwrap_or(u32::MAX),
+            rows: group.rows,
+        },
+        extras: None,
+    });
+    Ok(items.collect())
+}
+
+fn of_manifest(
+    path: &str,
+    store: &SourceStore,
+    columns: &ManifestColumns,
+    runtime: &Handle,
+) -> Result<Vec<Item>, InputError> {
+    let at = || path.to_owned();
+    let name = folder_and_name(path).1;
+    let format = ManifestFormat::of_name(name);
+    let format = format.ok_or_else(|| InputError::ManifestFormat { at: at() })?;
+    let bytes = runtime.block_on(async {
+        let anything = Expect {
+            bytes: None,
+            etag: None,
+        };
+        let found = store.get(name, anything, MAX_MANIFEST_BYTES).await?;
+        found.body().await
+    });
+    let bytes = bytes.map_err(|source| InputError::Read { at: at(), source })?;
+    let manifest = Manifest::read(bytes, format, columns);
+    let manifest = manifest.map_err(|source| InputError::Manifest { at: at(), source })?;
+    let mut items = Vec::with_capacity(manifest.len());
+    for row in manifest.rows() {
+        let row = match row {
+            Ok(row) => row,
+            Err(reject) => {
+                let key = reject
+                    .key
+                    .unwrap_or_else(|| format!("row-{:08}", reject.row));
+                items.push(rejected_item(&key, reject.reason, reject.detail));
+                continue;
+            }
+        };
+        let key = row.key.unwrap_or_else(|| key_of_uri(row.uri));
+        let has_extras = row.caption.is_some() || row.boxes.is_some();
+        items.push(Item {
+            key: key.into(),
+            uri: (key != row.uri).then(|| row.uri.into()),
+            bytes: row.bytes.unwrap_or(0),
+            etag: None,
+            kind: ItemKind::Image,
+            extras: has_extras.then(|| {
+                Box::new(Extras {
+                    reject: None,
+                    caption: row.caption.map(str::to_owned),
+                    boxes: row.boxes,
+                })
+            }),
+        });
+    }
+    Ok(items)
+}
+
+/// A key for an image that is only an address: `https://h/a/b.jpg?x=1` is `h/a/b.jpg`. Queries may
+/// be signatures, and schemes and leading slashes make no file names.
+fn key_of_uri(uri: &str) -> &str {
+    match uri.split_once("://") {
+        Some((_, rest)) => rest.split(['?', '#']).next().unwrap_or(rest),
+        None => uri,
+    }
+    .trim_start_matches('/')
+}
+
+/// `s3://b/lists/a.csv` is `a.csv` in `s3://b/lists`.
+fn folder_and_name(path: &str) -> (&str, &str) {
+    match path.rsplit_once('/') {
+        Some(("", name)) => ("/", name),
+        Some((folder, name)) => (folder, name),
+        None => (".", path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifests_lie_in_folders() {
+        for (path, folder, name) in [
+            ("a.csv", ".", "a.csv"),
+            ("/a.csv", "/", "a.csv"),
+            ("x/y/a.csv", "x/y", "a.csv"),
+            ("s3://b/lists/a.csv", "s3://b/lists", "a.csv"),
+        ] {
+            assert_eq!(folder_and_name(path), (folder, name));
+        }
+    }
+
+    #[test]
+    fn addresses_become_keys_without_secrets_or_schemes() {
+        for (uri, key) in [
+            ("a/b.jpg", "a/b.jpg"),
+            ("what?.jpg", "what?.jpg"),
+            ("/data/b.jpg", "data/b.jpg"),
+            ("file:///data/b.jpg", "data/b.jpg"),
+            ("s3://bucket/a b.jpg", "bucket/a b.jpg"),
+            ("https://h/a.jpg?X-Amz-Signature=1#f", "h/a.jpg"),
+        ] {
+            assert_eq!(key_of_uri(uri), key);
+        }
+    }
+
+    #[test]
+    fn tars_are_told_by_name() {
+        let is = |name, wanted: Wanted| assert_eq!(wanted_tar(name), wanted, "{name}");
+        is("a.tar", Wanted::Yes);
+        is("A.TAR.GZ", Wanted::Yes);
+        is("a.tgz", Wanted::Yes);
+        is("a.tar.zst", Wanted::Compressed);
+        is("a.gz", Wanted::No);
+        is("tar", Wanted::No);
     }
 }

@@ -2,21 +2,40 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use maskmill_formats::rows::{ImageRow, ImageStatus, MaskRow};
 use maskmill_job::ShardId;
 use maskmill_masks::ImageSize;
 use maskmill_sam::{CandidateBatch, GeneratedMask, PreparedImage};
 use sha2::{Digest, Sha256};
 
-use crate::in_flight::Ticket;
+use crate::in_flight::{FetchPermit, Ticket};
+use crate::meter::{Stage, StageTimes};
+
+/// One attempt at a shard. What an attempt that was given up still sends is told apart by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Attempt {
+    pub shard: ShardId,
+    /// From 1.
+    pub number: u32,
+}
 
 /// Which image: its shard and its place there. Rows are written in this order, whatever order images
 /// finish in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ImageId {
-    pub shard: ShardId,
+    pub attempt: Attempt,
     pub index: usize,
     pub key: String,
+    pub carried: Carried,
+}
+
+/// What the source says of an image and its row repeats.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Carried {
+    pub caption: Option<String>,
+    /// `[x0, y0, x1, y1]`, in pixels.
+    pub boxes: Option<Vec<[f64; 4]>>,
 }
 
 /// Why an image has no masks; becomes its row's `reason` and `detail`.
@@ -29,7 +48,10 @@ pub(crate) struct Rejection {
 /// reader -> decoders
 pub(crate) struct Sample {
     pub id: ImageId,
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
+    /// How long its bytes took to come.
+    pub fetched_in: Duration,
+    pub fetch: FetchPermit,
     pub ticket: Ticket,
 }
 
@@ -52,17 +74,24 @@ pub(crate) enum Assembled {
     /// An image is done, well or not.
     Image(Box<FinishedImage>),
     /// A shard was read to its end and has this many images.
-    ShardRead { shard: ShardId, images: usize },
-    /// A shard could not be read; nothing of it is committed.
-    ShardFailed { shard: ShardId, detail: String },
+    ShardRead { attempt: Attempt, images: usize },
+    /// Another worker committed the shard: nothing to do.
+    ShardDone { shard: ShardId },
+    /// An attempt was given up; the shard is begun again.
+    ShardAgain { attempt: Attempt, cause: String },
+    /// The last attempt was given up; nothing of the shard is committed.
+    ShardFailed { attempt: Attempt, cause: String },
+    /// No shard could be read any more: the credentials are not accepted.
+    JobFailed { cause: String },
 }
 
 /// One image's rows.
 pub(crate) struct FinishedImage {
-    pub shard: ShardId,
+    pub attempt: Attempt,
     pub index: usize,
     pub image: ImageRow,
     pub masks: Vec<MaskRow>,
+    pub times: StageTimes,
 }
 
 /// What is known of an image before its masks.
@@ -74,7 +103,7 @@ pub(crate) struct ImageFacts {
     pub exif_orientation: u8,
     pub size: ImageSize,
     /// Time spent on it so far, waiting not counted.
-    pub spent: Duration,
+    pub times: StageTimes,
 }
 
 impl ImageFacts {
@@ -87,7 +116,7 @@ impl ImageFacts {
             format: None,
             exif_orientation: 1,
             size: ImageSize::new(0, 0),
-            spent: Duration::ZERO,
+            times: StageTimes::default(),
         }
     }
 
@@ -99,14 +128,16 @@ impl ImageFacts {
         facts
     }
 
-    /// Counts the time since `start`.
-    pub(crate) fn spend(&mut self, start: Instant) {
-        self.spent += start.elapsed();
+    /// Counts the time since `start` and returns it.
+    pub(crate) fn spend(&mut self, stage: Stage, start: Instant) -> Duration {
+        let spent = start.elapsed();
+        self.times.add(stage, spent);
+        spent
     }
 
     /// The rows of an image without masks.
     pub(crate) fn reject(self, rejection: Rejection) -> FinishedImage {
-        let (shard, index) = (self.id.shard, self.id.index);
+        let (attempt, index, times) = (self.id.attempt, self.id.index, self.times);
         let image = ImageRow {
             status: ImageStatus::Rejected,
             reason: Some(rejection.reason),
@@ -114,33 +145,35 @@ impl ImageFacts {
             ..self.row(0)
         };
         FinishedImage {
-            shard,
+            attempt,
             index,
             image,
             masks: Vec::new(),
+            times,
         }
     }
 
     /// The rows of an image with its masks.
     pub(crate) fn accept(self, masks: Vec<GeneratedMask>) -> FinishedImage {
-        let (shard, index) = (self.id.shard, self.id.index);
+        let (attempt, index, times) = (self.id.attempt, self.id.index, self.times);
         let masks: Vec<MaskRow> = masks
             .into_iter()
             .enumerate()
             .map(|(mask_id, mask)| mask_row(&self.id.key, mask_id as u32, mask))
             .collect();
         FinishedImage {
-            shard,
+            attempt,
             index,
             image: self.row(masks.len() as u32),
             masks,
+            times,
         }
     }
 
     fn row(self, masks: u32) -> ImageRow {
         ImageRow {
             image_key: self.id.key,
-            shard: self.id.shard.0,
+            shard: self.id.attempt.shard.0,
             width: self.size.width,
             height: self.size.height,
             sha256: self.sha256,
@@ -151,7 +184,9 @@ impl ImageFacts {
             status: ImageStatus::Ok,
             reason: None,
             detail: None,
-            milliseconds: self.spent.as_secs_f32() * 1e3,
+            milliseconds: self.times.on_image().as_secs_f32() * 1e3,
+            caption: self.id.carried.caption,
+            boxes: self.id.carried.boxes,
         }
     }
 }

@@ -10,10 +10,14 @@
 //!            │                     │       there, same job and rows (an attempt that crashed before
 //!            │                     │         its marker, or a second worker) ──> adopted
 //!            │                     └       there, else ─> error, nothing overwritten
+//!            │       (too large for one write: under a name of this attempt, unasked)
 //!            v
-//!   put _commits/NNNNNN.json ── there? ── yes ──> already committed, by another worker
+//!   a minute gone? ── yes ──> parts still there? else put them again
 //!            │
 //!            v
+//!   put _commits/NNNNNN.json ── there? ── ours, byte for byte ──> committed: the answer was lost
+//!            │                         └─ yes ──> already committed, by another worker;
+//!            v                                    large parts of this attempt are deleted
 //!        committed
 //! ```
 //!
@@ -21,17 +25,26 @@
 //! crash between any two steps leaves a shard without a marker, which the next run does again. Two
 //! workers on one shard are harmless: one marker wins, and both find the same parts.
 //!
+//! **Why look again after a minute?** Between a part and its marker the part is an orphan, and the
+//! `gc` of another machine deletes orphans, old ones only. A process that was stopped in between,
+//! for hours perhaps, must not commit what is gone.
+//!
 //! **Why adopt?** Rows are determined by the input and the fingerprint, except for timings
 //! (`milliseconds`), so two attempts write equal rows in unequal bytes. Writing the second attempt
 //! under a name of its own would leave the first as an orphan, and everyone who reads
 //! `masks/*.parquet` would count its rows twice. The part that is there is as good as ours, so the
 //! marker takes its digest. What decides is what the part says about itself: its fingerprint, its
 //! shard, and a digest over all its values but the timings ([`PartFacts`]).
+//!
+//! **Large parts** cannot be written create-if-absent on every store, so they go by multipart
+//! upload to a name that no other attempt uses, and the marker names it. An attempt that dies
+//! leaves an orphan; that is what `gc` is for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -39,7 +52,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::StorageError;
 use crate::output::{OutputStore, PutOutcome};
-use crate::{layout, sha256_hex};
+use crate::{attempt_id, layout, sha256_hex};
+
+/// A part above this goes by multipart upload. S3 takes 5 GB in one write, which would be sent anew
+/// as a whole after every hiccup.
+const PUT_LIMIT: u64 = 1 << 30;
+
+/// Parts that were put longer ago are looked for before the marker names them. No `gc` deletes an
+/// orphan that is younger.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Which of the two parts of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,9 +127,24 @@ pub struct PartFacts {
 pub type InspectPart =
     Arc<dyn Fn(PartKind, &Bytes) -> Result<PartFacts, Box<dyn Error + Send + Sync>> + Send + Sync>;
 
-/// The counts of a shard, for its marker.
-#[derive(Debug, Clone, PartialEq)]
+/// What a shard took, in the attempt that committed it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShardStats {
+    /// Encoded bytes of its images.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Time in each stage, summed over its images; by the stage's name.
+    #[serde(default)]
+    pub stage_seconds: BTreeMap<String, f64>,
+}
+
+/// What a shard came to, for its marker.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ShardSummary {
+    /// A digest of the plan's items that it was made from.
+    pub inputs: String,
+    /// The shard whose rejected images it tries again.
+    pub retry_of: Option<u32>,
     /// Images that were read and given to the model.
     pub images_ok: u64,
     /// Images that became rows with a reason.
@@ -117,6 +153,8 @@ pub struct ShardSummary {
     pub rejects: BTreeMap<String, u64>,
     /// Wall time of the shard.
     pub seconds: f64,
+    /// What it took.
+    pub stats: ShardStats,
 }
 
 /// A part that a marker commits.
@@ -139,6 +177,12 @@ pub struct Marker {
     pub shard: u32,
     /// Which rows the job makes.
     pub fingerprint: String,
+    /// A digest of the plan's items that it was made from; empty in markers of old versions.
+    #[serde(default)]
+    pub inputs: String,
+    /// The shard whose rejected images it tries again.
+    #[serde(default)]
+    pub retry_of: Option<u32>,
     /// The mask rows.
     pub masks: PartInfo,
     /// The image rows.
@@ -151,6 +195,9 @@ pub struct Marker {
     pub rejects: BTreeMap<String, u64>,
     /// Wall time of the shard, in the attempt that committed it.
     pub seconds: f64,
+    /// What it took.
+    #[serde(default)]
+    pub stats: ShardStats,
     /// The version of maskmill that committed it.
     pub tool_version: String,
 }
@@ -251,6 +298,8 @@ pub struct CommitStore {
     fingerprint: String,
     tool_version: String,
     inspect: InspectPart,
+    put_limit: u64,
+    look_again_after: Duration,
 }
 
 impl fmt::Debug for CommitStore {
@@ -276,7 +325,15 @@ impl CommitStore {
             fingerprint: fingerprint.to_string(),
             tool_version: tool_version.to_string(),
             inspect,
+            put_limit: PUT_LIMIT,
+            look_again_after: LOOK_AGAIN_AFTER,
         }
+    }
+
+    /// Parts above `bytes` go by multipart upload, under a name of their attempt.
+    pub fn with_put_limit(mut self, bytes: u64) -> Self {
+        self.put_limit = bytes;
+        self
     }
 
     /// The store underneath.
@@ -353,32 +410,83 @@ impl CommitStore {
         if let Some(marker) = self.committed(shard).await? {
             return Ok(Commit::AlreadyCommitted(marker));
         }
-        let masks = self.put_part(PartKind::Masks, shard, parts.masks).await?;
-        let images = self.put_part(PartKind::Images, shard, parts.images).await?;
+        let begun = Instant::now();
+        let masks = self.put_part(PartKind::Masks, shard, &parts.masks).await?;
+        let images = self
+            .put_part(PartKind::Images, shard, &parts.images)
+            .await?;
+        let (masks, images) = match begun.elapsed() > self.look_again_after {
+            true => (
+                self.put_back(PartKind::Masks, shard, &parts.masks, masks)
+                    .await?,
+                self.put_back(PartKind::Images, shard, &parts.images, images)
+                    .await?,
+            ),
+            false => (masks, images),
+        };
         let marker = Marker {
             shard,
             fingerprint: self.fingerprint.clone(),
+            inputs: summary.inputs,
+            retry_of: summary.retry_of,
             masks,
             images,
             images_ok: summary.images_ok,
             images_rejected: summary.images_rejected,
             rejects: summary.rejects,
             seconds: summary.seconds,
+            stats: summary.stats,
             tool_version: self.tool_version.clone(),
         };
+        self.put_marker(marker).await
+    }
+
+    async fn put_marker(&self, marker: Marker) -> Result<Commit, CommitError> {
         let mut json = serde_json::to_vec_pretty(&marker).expect("a marker has string keys");
         json.push(b'\n');
-        let path = layout::marker(shard);
-        match self.store.put_if_absent(&path, json.into()).await? {
-            PutOutcome::Created => Ok(Commit::Committed(marker)),
-            PutOutcome::AlreadyExists => match self.committed(shard).await? {
-                Some(theirs) => Ok(Commit::AlreadyCommitted(theirs)),
-                None => Err(CommitError::CorruptMarker {
-                    location: self.store.location().to_string(),
-                    path,
-                    reason: "it disappeared while it was read".to_string(),
-                }),
-            },
+        let json = Bytes::from(json);
+        let path = layout::marker(marker.shard);
+        let put = self.store.put_if_absent(&path, json.clone()).await?;
+        if put == PutOutcome::Created || self.store.get(&path).await?.as_ref() == Some(&json) {
+            return Ok(Commit::Committed(marker));
+        }
+        let Some(theirs) = self.committed(marker.shard).await? else {
+            return Err(CommitError::CorruptMarker {
+                location: self.store.location().to_string(),
+                path,
+                reason: "it disappeared while it was read".to_string(),
+            });
+        };
+        self.delete_own(&marker, &theirs).await;
+        Ok(Commit::AlreadyCommitted(theirs))
+    }
+
+    /// Deletes the parts that only this attempt has names for, now that another one's marker stands.
+    /// Those that stay, if the store fails, are orphans for `gc`.
+    async fn delete_own(&self, ours: &Marker, theirs: &Marker) {
+        let pairs = [
+            (
+                &ours.masks.path,
+                &theirs.masks.path,
+                layout::masks_part(ours.shard),
+            ),
+            (
+                &ours.images.path,
+                &theirs.images.path,
+                layout::images_part(ours.shard),
+            ),
+        ];
+        let mut orphans = Vec::new();
+        for (ours, theirs, shared) in pairs {
+            if ours != theirs && *ours != shared {
+                orphans.push(ours.clone());
+            }
+        }
+        if orphans.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.delete(&orphans).await {
+            tracing::warn!(%error, ?orphans, "parts that nobody needs could not be deleted");
         }
     }
 
@@ -387,23 +495,58 @@ impl CommitStore {
         &self,
         kind: PartKind,
         shard: u32,
-        ours: Part,
+        ours: &Part,
     ) -> Result<PartInfo, CommitError> {
+        // Deleted between "there is one" and the look at it: by hand, or by a `gc`.
+        const TRIES: usize = 3;
         let path = kind.path(shard);
-        let put = self.store.put_if_absent(&path, ours.bytes.clone()).await?;
-        if put == PutOutcome::Created {
-            return Ok(part_info(path, &ours));
+        if ours.bytes.len() as u64 > self.put_limit {
+            return self.put_large_part(&path, ours).await;
         }
-        // Nobody here deletes parts; one deleted by hand just now reads as a damaged one.
-        let found = self.store.get(&path).await?.unwrap_or_default();
-        if found != ours.bytes {
-            self.check_same_rows(kind, shard, &path, &found, &ours)?;
+        for _ in 0..TRIES {
+            let put = self.store.put_if_absent(&path, ours.bytes.clone()).await?;
+            if put == PutOutcome::Created {
+                return Ok(part_info(path, ours));
+            }
+            let Some(found) = self.store.get(&path).await? else {
+                continue;
+            };
+            if found != ours.bytes {
+                self.check_same_rows(kind, shard, &path, &found, ours)?;
+            }
+            let adopted = Part {
+                bytes: found,
+                rows: ours.rows,
+            };
+            return Ok(part_info(path, &adopted));
         }
-        let adopted = Part {
-            bytes: found,
-            rows: ours.rows,
-        };
-        Ok(part_info(path, &adopted))
+        Err(CommitError::CorruptPart {
+            location: self.store.location().to_string(),
+            path,
+            kind,
+            source: "it is there for every write, and gone for every look at it".into(),
+        })
+    }
+
+    async fn put_large_part(&self, path: &str, ours: &Part) -> Result<PartInfo, CommitError> {
+        let info = part_info(path.to_string(), ours);
+        let path = layout::attempt_part(path, &attempt_id(&info.sha256));
+        self.store.put_large(&path, ours.bytes.clone()).await?;
+        Ok(PartInfo { path, ..info })
+    }
+
+    /// Puts a part again that is gone.
+    async fn put_back(
+        &self,
+        kind: PartKind,
+        shard: u32,
+        ours: &Part,
+        put: PartInfo,
+    ) -> Result<PartInfo, CommitError> {
+        match self.store.exists(&put.path).await? {
+            true => Ok(put),
+            false => self.put_part(kind, shard, ours).await,
+        }
     }
 
     fn check_same_rows(

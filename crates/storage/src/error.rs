@@ -1,7 +1,11 @@
 //! What can go wrong with a store, sorted by what the caller does about it.
 
 use std::error::Error;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
+
+use object_store::Error as ObjectError;
+
+use crate::verdict::{StoreFailure, Verdict, root_kind, verdict};
 
 /// A store could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +25,9 @@ pub enum StorageError {
     },
 
     /// This user may not. Stop: it will not change by itself.
-    #[error("no permission to {action} {path} in {location}; check its owner and mode")]
+    #[error(
+        "no permission to {action} {path} in {location}; check its owner and mode, or the bucket's policy"
+    )]
     PermissionDenied {
         /// `read`, `write`, `list`, `create`.
         action: &'static str,
@@ -33,7 +39,35 @@ pub enum StorageError {
         source: Box<dyn Error + Send + Sync>,
     },
 
-    /// Anything else; another attempt may help.
+    /// The store does not accept who is asking. Stop: nothing else would work either.
+    #[error("cannot {action} {path} in {location}: {advice}")]
+    Credentials {
+        /// `read`, `write`, `list`, `create`.
+        action: &'static str,
+        /// The root of the store.
+        location: String,
+        /// The object inside it.
+        path: String,
+        /// What to do.
+        advice: String,
+        /// The store's own error.
+        source: Box<dyn Error + Send + Sync>,
+    },
+
+    /// The store failed, again and again; a later attempt may succeed.
+    #[error("cannot {action} {path} in {location} for now, after all retries")]
+    Transient {
+        /// `read`, `write`, `list`, `create`.
+        action: &'static str,
+        /// The root of the store.
+        location: String,
+        /// The object inside it.
+        path: String,
+        /// The store's own error.
+        source: Box<dyn Error + Send + Sync>,
+    },
+
+    /// Anything else; another attempt will hardly help.
     #[error("cannot {action} {path} in {location}")]
     Failed {
         /// `read`, `write`, `list`, `create`.
@@ -48,8 +82,8 @@ pub enum StorageError {
 
     /// The location names a kind of store that there is not.
     #[error(
-        "{location:?}: there is no store for `{scheme}://`; \
-         a location is a local path or a file:// URI"
+        "{location:?}: there is no store for outputs at `{scheme}://`; a location is a local path, \
+         or a URI that begins with file:// or s3:// (gs:// and az:// in builds with them)"
     )]
     UnsupportedScheme {
         /// The location as typed.
@@ -81,30 +115,76 @@ impl StorageError {
         matches!(self, StorageError::Full { .. })
     }
 
-    /// Sorts a store's error by the operating system's error at its root.
+    /// Whether the store does not accept who is asking.
+    pub fn is_credentials(&self) -> bool {
+        matches!(self, StorageError::Credentials { .. })
+    }
+
+    /// Whether a later attempt may succeed.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, StorageError::Transient { .. })
+    }
+
+    /// Sorts a store's error.
     pub(crate) fn of(
         action: &'static str,
         location: &str,
         path: &str,
-        source: impl Into<Box<dyn Error + Send + Sync>>,
+        error: &ObjectError,
     ) -> Self {
-        let source = source.into();
+        let source = StoreFailure::of(error).into();
+        StorageError::sorted(verdict(error), action, location, path, source)
+    }
+
+    /// Sorts an error of the operating system.
+    pub(crate) fn of_io(
+        action: &'static str,
+        location: &str,
+        path: &str,
+        error: std::io::Error,
+    ) -> Self {
+        let verdict = match root_kind(&error) {
+            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Verdict::Full,
+            Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => Verdict::Denied,
+            _ => Verdict::Permanent,
+        };
+        StorageError::sorted(verdict, action, location, path, error.into())
+    }
+
+    fn sorted(
+        verdict: Verdict,
+        action: &'static str,
+        location: &str,
+        path: &str,
+        source: Box<dyn Error + Send + Sync>,
+    ) -> Self {
         let (location, path) = (location.to_string(), path.to_string());
-        match root_kind(source.as_ref()) {
-            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => StorageError::Full {
+        match verdict {
+            Verdict::Full => StorageError::Full {
                 location,
                 path,
                 source,
             },
-            Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
-                StorageError::PermissionDenied {
-                    action,
-                    location,
-                    path,
-                    source,
-                }
-            }
-            _ => StorageError::Failed {
+            Verdict::Denied => StorageError::PermissionDenied {
+                action,
+                location,
+                path,
+                source,
+            },
+            Verdict::Credentials(advice) => StorageError::Credentials {
+                action,
+                location,
+                path,
+                advice,
+                source,
+            },
+            Verdict::Transient => StorageError::Transient {
+                action,
+                location,
+                path,
+                source,
+            },
+            Verdict::Missing | Verdict::Changed | Verdict::Permanent => StorageError::Failed {
                 action,
                 location,
                 path,
@@ -114,28 +194,10 @@ impl StorageError {
     }
 }
 
-/// The kind of the I/O error deepest in the chain; object stores wrap it several times.
-fn root_kind(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
-    let mut kind = None;
-    let mut next = Some(error);
-    while let Some(error) = next {
-        next = match error.downcast_ref::<io::Error>() {
-            Some(io_error) => {
-                kind = Some(io_error.kind());
-                // `source()` of an I/O error that wraps another skips the wrapped one.
-                match io_error.get_ref() {
-                    Some(wrapped) => Some(wrapped),
-                    None => io_error.source(),
-                }
-            }
-            None => error.source(),
-        };
-    }
-    kind
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     fn wrapped(source: io::Error) -> object_store::Error {
@@ -147,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_root_error_decides_through_every_wrapping() {
-        let sorted = |kind| StorageError::of("write", "out", "a", wrapped(io::Error::from(kind)));
+        let sorted = |kind| StorageError::of("write", "out", "a", &wrapped(io::Error::from(kind)));
         assert!(sorted(ErrorKind::StorageFull).is_full());
         assert!(sorted(ErrorKind::QuotaExceeded).is_full());
         let denied = sorted(ErrorKind::ReadOnlyFilesystem);
@@ -165,6 +227,6 @@ mod tests {
             .open("/dev/full")
             .unwrap();
         let error = full.write_all(b"x").unwrap_err();
-        assert!(StorageError::of("write", "out", "a", wrapped(error)).is_full());
+        assert!(StorageError::of("write", "out", "a", &wrapped(error)).is_full());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::StorageError;
-use crate::layout::JOB_RECORD;
+use crate::layout::{JOB_RECORD, PLAN, WORKERS};
 use crate::output::{OutputStore, PutOutcome};
 
 /// Whose an output directory is.
@@ -62,8 +62,12 @@ pub enum ClaimError {
     Storage(#[from] StorageError),
 }
 
-/// What must be equal for an output to be resumed, as JSON pointers.
-const IDENTITY: [&str; 2] = ["/fingerprint", "/plan/digest"];
+/// What must be equal for an output to be resumed, as a JSON pointer.
+const IDENTITY: &str = "/fingerprint";
+
+/// What may be there before the job's record is: a plan that was written before the first run, and
+/// workers that say that they are coming.
+const BEFORE_THE_JOB: [&str; 2] = [PLAN, WORKERS];
 
 /// Values that may differ, or that only follow from others that are shown.
 const UNSHOWN: [&str; 3] = ["fingerprint", "tool_version", "model.path"];
@@ -74,8 +78,8 @@ const STAGING_IS_STALE: Duration = Duration::from_secs(3600);
 /// Makes the output `store` this job's, or finds that it is, by `_job.json`. Idempotent, and safe
 /// beside other workers of the same job.
 ///
-/// `record` has `fingerprint` and `plan.digest`, which decide; its other values are there to
-/// explain a difference. On resuming, the unfinished files of killed processes are removed.
+/// `record` has `fingerprint`, which decides; its other values are there to explain a difference.
+/// A directory that holds nothing but a plan counts as empty. On resuming, the unfinished files of killed processes are removed.
 ///
 /// # Errors
 /// An output of another job, a directory with other files, a record that cannot be read, or a
@@ -84,7 +88,7 @@ pub async fn claim(store: &OutputStore, record: &Value) -> Result<Claim, ClaimEr
     if let Some(theirs) = read_record(store).await? {
         return resume(store, &theirs, record).await;
     }
-    if let Some(found) = store.any_object().await? {
+    if let Some(found) = store.any_object(&BEFORE_THE_JOB).await? {
         // Another worker of this job may have come between the two looks.
         return match read_record(store).await? {
             Some(theirs) => resume(store, &theirs, record).await,
@@ -123,10 +127,7 @@ pub async fn read_record(store: &OutputStore) -> Result<Option<Value>, ClaimErro
 }
 
 async fn resume(store: &OutputStore, theirs: &Value, ours: &Value) -> Result<Claim, ClaimError> {
-    let same = IDENTITY
-        .iter()
-        .all(|at| theirs.pointer(at) == ours.pointer(at));
-    if !same {
+    if theirs.pointer(IDENTITY) != ours.pointer(IDENTITY) {
         return Err(ClaimError::ForeignOutput {
             location: store.location().to_string(),
             differences: shown_differences(theirs, ours),

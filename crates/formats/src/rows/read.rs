@@ -16,7 +16,7 @@ use parquet::arrow::arrow_reader::{
 };
 
 use super::schema::{self, image_schema, mask_schema};
-use super::write::{FINGERPRINT_KEY, KEY_PREFIX};
+use super::table::{FINGERPRINT_KEY, KEY_PREFIX};
 use super::{ImageRow, ImageStatus, MaskRow, ParquetMeta, RowsError};
 use crate::panics::caught;
 
@@ -33,7 +33,7 @@ fn masks(file: Bytes) -> Result<Vec<MaskRow>, RowsError> {
     for batch in open(file, "masks", &mask_schema())? {
         let table = Table::new(batch?, rows.len());
         let rle = table.nested("rle");
-        for row in 0..table.columns.len() {
+        for row in 0..table.rows() {
             let [height, width] = rle.numbers("size", row)?;
             let mask =
                 Rle::from_coco_string(ImageSize { height, width }, rle.string("counts", row)?)
@@ -47,7 +47,7 @@ fn masks(file: Bytes) -> Result<Vec<MaskRow>, RowsError> {
                 predicted_iou: table.float("predicted_iou", row)?,
                 stability_score: table.float("stability_score", row)?,
                 crop_box: table.numbers("crop_box", row)?,
-                point_coords: table.points("point_coords", row)?,
+                point_coords: table.vectors("point_coords", row)?,
                 label: table.optional_string("label", row).map(str::to_owned),
                 label_score: table.optional_float("label_score", row),
                 prompt_box: table.optional_box("prompt_box", row)?,
@@ -69,7 +69,7 @@ fn images(file: Bytes) -> Result<Vec<ImageRow>, RowsError> {
     let mut rows = Vec::new();
     for batch in open(file, "images", &image_schema())? {
         let table = Table::new(batch?, rows.len());
-        for row in 0..table.columns.len() {
+        for row in 0..table.rows() {
             let status = table.string("status", row)?.parse::<ImageStatus>();
             rows.push(ImageRow {
                 image_key: table.string("image_key", row)?.to_owned(),
@@ -85,6 +85,8 @@ fn images(file: Bytes) -> Result<Vec<ImageRow>, RowsError> {
                 reason: table.optional_string("reason", row).map(str::to_owned),
                 detail: table.optional_string("detail", row).map(str::to_owned),
                 milliseconds: table.float("milliseconds", row)?,
+                caption: table.optional_string("caption", row).map(str::to_owned),
+                boxes: table.optional_vectors("boxes", row)?,
             });
         }
     }
@@ -99,7 +101,7 @@ pub fn read_meta(file: Bytes) -> Result<ParquetMeta, RowsError> {
     guarded(|| meta(file))
 }
 
-fn meta(file: Bytes) -> Result<ParquetMeta, RowsError> {
+pub(crate) fn meta(file: Bytes) -> Result<ParquetMeta, RowsError> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
     let mut meta = ParquetMeta::default();
     for entry in builder
@@ -135,11 +137,11 @@ impl FromStr for ImageStatus {
 }
 
 /// The Parquet reader panics on some damaged footers (negative column offsets, for one).
-fn guarded<T>(read: impl FnOnce() -> Result<T, RowsError>) -> Result<T, RowsError> {
+pub(crate) fn guarded<T>(read: impl FnOnce() -> Result<T, RowsError>) -> Result<T, RowsError> {
     caught(read).unwrap_or_else(|detail| Err(RowsError::Damaged { detail }))
 }
 
-fn open(
+pub(crate) fn open(
     file: Bytes,
     table: &'static str,
     expected: &Schema,
@@ -152,18 +154,22 @@ fn open(
 }
 
 /// The columns of one batch, or the fields of one struct column. Their types were checked when the file was opened.
-struct Table {
+pub(crate) struct Table {
     columns: StructArray,
     /// Rows of the file before this batch, to number rows in errors.
     first_row: usize,
 }
 
 impl Table {
-    fn new(batch: RecordBatch, first_row: usize) -> Self {
+    pub(crate) fn new(batch: RecordBatch, first_row: usize) -> Self {
         Self {
             columns: StructArray::from(batch),
             first_row,
         }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.columns.len()
     }
 
     /// The fields of a struct column.
@@ -175,23 +181,28 @@ impl Table {
     }
 
     fn column<A: Array + 'static>(&self, column: &'static str) -> &A {
-        self.columns
-            .column_by_name(column)
-            .and_then(|array| array.as_any().downcast_ref())
+        self.optional_column(column)
             .expect("the schema was checked when the file was opened")
     }
 
-    fn optional_string(&self, column: &'static str, row: usize) -> Option<&str> {
-        let strings: &StringArray = self.column(column);
+    /// A column, unless the table was written before the column was added.
+    fn optional_column<A: Array + 'static>(&self, column: &'static str) -> Option<&A> {
+        let array = self.columns.column_by_name(column)?;
+        let array = array.as_any().downcast_ref();
+        Some(array.expect("the schema was checked when the file was opened"))
+    }
+
+    pub(crate) fn optional_string(&self, column: &'static str, row: usize) -> Option<&str> {
+        let strings: &StringArray = self.optional_column(column)?;
         strings.is_valid(row).then(|| strings.value(row))
     }
 
-    fn string(&self, column: &'static str, row: usize) -> Result<&str, RowsError> {
+    pub(crate) fn string(&self, column: &'static str, row: usize) -> Result<&str, RowsError> {
         self.required(column, row, self.optional_string(column, row))
     }
 
     fn optional_float(&self, column: &'static str, row: usize) -> Option<f32> {
-        let floats: &Float32Array = self.column(column);
+        let floats: &Float32Array = self.optional_column(column)?;
         floats.is_valid(row).then(|| floats.value(row))
     }
 
@@ -199,10 +210,25 @@ impl Table {
         self.required(column, row, self.optional_float(column, row))
     }
 
-    fn number<N: TryFrom<i64>>(&self, column: &'static str, row: usize) -> Result<N, RowsError> {
-        let numbers: &Int64Array = self.column(column);
-        let value = numbers.is_valid(row).then(|| numbers.value(row));
-        self.in_range(column, row, self.required(column, row, value)?)
+    pub(crate) fn optional_number<N: TryFrom<i64>>(
+        &self,
+        column: &'static str,
+        row: usize,
+    ) -> Result<Option<N>, RowsError> {
+        let numbers: Option<&Int64Array> = self.optional_column(column);
+        numbers
+            .filter(|numbers| numbers.is_valid(row))
+            .map(|numbers| self.in_range(column, row, numbers.value(row)))
+            .transpose()
+    }
+
+    pub(crate) fn number<N: TryFrom<i64>>(
+        &self,
+        column: &'static str,
+        row: usize,
+    ) -> Result<N, RowsError> {
+        let number = self.optional_number(column, row)?;
+        self.required(column, row, number)
     }
 
     /// A list of exactly `LENGTH` numbers.
@@ -224,18 +250,35 @@ impl Table {
         Ok(numbers)
     }
 
-    fn points(&self, column: &'static str, row: usize) -> Result<Vec<[f64; 2]>, RowsError> {
-        let lists: &ListArray = self.column(column);
-        let points = lists.is_valid(row).then(|| lists.value(row));
-        let points = self.required(column, row, points)?;
-        let points: &ListArray = points.as_list();
-        (0..points.len())
-            .map(|point| {
-                let coordinates =
-                    self.required(column, row, list_item::<Float64Type>(points, point))?;
-                self.exactly(column, row, &coordinates)
-            })
-            .collect()
+    /// A list of points, boxes or the like.
+    fn vectors<const N: usize>(
+        &self,
+        column: &'static str,
+        row: usize,
+    ) -> Result<Vec<[f64; N]>, RowsError> {
+        let vectors = self.optional_vectors(column, row)?;
+        self.required(column, row, vectors)
+    }
+
+    pub(crate) fn optional_vectors<const N: usize>(
+        &self,
+        column: &'static str,
+        row: usize,
+    ) -> Result<Option<Vec<[f64; N]>>, RowsError> {
+        let lists: Option<&ListArray> = self.optional_column(column);
+        let Some(lists) = lists.filter(|lists| lists.is_valid(row)) else {
+            return Ok(None);
+        };
+        let vectors = lists.value(row);
+        let vectors: &ListArray = vectors.as_list();
+        let vector = |index| {
+            let numbers = list_item::<Float64Type>(vectors, index);
+            self.exactly(column, row, &self.required(column, row, numbers)?)
+        };
+        (0..vectors.len())
+            .map(vector)
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     fn optional_box(
@@ -243,7 +286,8 @@ impl Table {
         column: &'static str,
         row: usize,
     ) -> Result<Option<[f32; 4]>, RowsError> {
-        list_item::<Float32Type>(self.column(column), row)
+        self.optional_column(column)
+            .and_then(|lists| list_item::<Float32Type>(lists, row))
             .map(|corners| self.exactly(column, row, &corners))
             .transpose()
     }
@@ -281,7 +325,12 @@ impl Table {
         })
     }
 
-    fn bad_value(&self, column: &'static str, row: usize, detail: impl Into<String>) -> RowsError {
+    pub(crate) fn bad_value(
+        &self,
+        column: &'static str,
+        row: usize,
+        detail: impl Into<String>,
+    ) -> RowsError {
         RowsError::BadValue {
             row: self.first_row + row,
             column,

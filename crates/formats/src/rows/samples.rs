@@ -39,5 +39,7 @@ pub(crate) fn image_row(image_key: &str) -> ImageRow {
         reason: None,
         detail: None,
         milliseconds: 3.25,
+        caption: None,
+        boxes: None,
     }
 }

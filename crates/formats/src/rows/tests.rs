@@ -74,17 +74,81 @@ fn the_file_names_its_job() {
 
 #[test]
 fn bytes_do_not_depend_on_how_rows_arrive() {
-    let rows = many_masks(2500);
-    let file = masks_to_parquet(&rows, &meta()).unwrap();
-    assert_eq!(file, masks_to_parquet(&rows, &meta()).unwrap());
+    // On both sides of the borders between batches and between row groups.
+    for count in [0, 1, 1023, 1024, 1025, 2500, 16 * 1024, 16 * 1024 + 1] {
+        let rows = many_masks(count);
+        let file = masks_to_parquet(&rows, &meta()).unwrap();
+        assert_eq!(file, masks_to_parquet(&rows, &meta()).unwrap());
 
+        let mut writer = MaskWriter::new(&meta()).unwrap();
+        for row in rows.clone() {
+            writer.push(row).unwrap();
+        }
+        assert_eq!(writer.rows(), count as usize);
+        assert!(file == writer.finish().unwrap(), "{count} masks");
+        assert!(read_masks(file.into()).unwrap() == rows, "{count} masks");
+
+        let rows: Vec<ImageRow> = (0..count).map(|n| image_row(&format!("{n}"))).collect();
+        let mut writer = ImageWriter::new(&meta()).unwrap();
+        for row in rows.clone() {
+            writer.push(row).unwrap();
+        }
+        assert_eq!(writer.rows(), count as usize);
+        let file = writer.finish().unwrap();
+        assert!(
+            file == images_to_parquet(&rows, &meta()).unwrap(),
+            "{count} images"
+        );
+        assert!(read_images(file.into()).unwrap() == rows, "{count} images");
+    }
+}
+
+#[test]
+fn a_bad_value_is_found_in_whichever_batch_it_comes() {
     let mut writer = MaskWriter::new(&meta()).unwrap();
-    for row in rows.clone() {
+    let mut rows = many_masks(1030);
+    rows[1027].area = u64::MAX;
+    for row in rows {
         writer.push(row).unwrap();
     }
-    assert_eq!(writer.rows(), 2500);
-    assert_eq!(file, writer.finish().unwrap());
-    assert_eq!(read_masks(file.into()).unwrap(), rows);
+    let error = writer.finish().unwrap_err();
+    assert!(
+        error.to_string().starts_with("row 1027, column area"),
+        "{error}"
+    );
+}
+
+#[test]
+fn captions_and_boxes_travel_with_images() {
+    let rows = [
+        ImageRow {
+            caption: Some("two\nlines".to_owned()),
+            boxes: Some(vec![[0.5, 0.0, 3.0, 2.0], [1.0; 4]]),
+            ..image_row("a")
+        },
+        ImageRow {
+            boxes: Some(vec![]),
+            ..image_row("b")
+        },
+        image_row("c"),
+    ];
+    let file = images_to_parquet(&rows, &meta()).unwrap();
+    assert_eq!(read_images(file.into()).unwrap(), rows);
+}
+
+#[test]
+fn tables_from_before_captions_are_read() {
+    let batch = super::write::image_batch(&[image_row("a"), image_row("b")], 0).unwrap();
+    let before: Vec<usize> = (0..13).collect();
+    let batch = batch.project(&before).unwrap();
+    assert_eq!(
+        batch.schema().fields().last().unwrap().name(),
+        "milliseconds"
+    );
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    let rows = read_images(writer.into_inner().unwrap().into()).unwrap();
+    assert_eq!(rows, [image_row("a"), image_row("b")]);
 }
 
 #[test]

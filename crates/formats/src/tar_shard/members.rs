@@ -5,9 +5,16 @@ use std::io::{self, Read};
 use tar::{EntryType, Header, PaxExtensions};
 
 use super::TarError;
+use super::gzip::Fault;
 
 /// A tar file is a sequence of blocks of this many bytes.
 pub(super) const BLOCK: usize = 512;
+
+/// Largest size that makes sense: beyond it are negative numbers in base 256.
+const MAX_SIZE: u64 = i64::MAX as u64;
+
+/// Bytes set aside for a member's data before any of it arrived.
+const FIRST_ALLOCATION: u64 = 1 << 20;
 
 /// Most bytes of an extended header. Names are limited to 4096 bytes by Linux; the rest is attributes.
 const MAX_EXTENSION_BYTES: u64 = 1 << 20;
@@ -92,12 +99,19 @@ impl<R: Read> Members<R> {
                     });
                 }
                 _ => {
+                    let size = pax_size.unwrap_or(size);
+                    if size > MAX_SIZE {
+                        return Err(TarError::Corrupt {
+                            offset: start,
+                            detail: format!("a member of {size} bytes"),
+                        });
+                    }
                     return Ok(Some(Member {
                         name: pax_name
                             .or(long_name)
                             .unwrap_or_else(|| header.path_bytes().into_owned()),
                         kind,
-                        size: pax_size.unwrap_or(size),
+                        size,
                     }));
                 }
             }
@@ -164,11 +178,17 @@ impl<R: Read> Members<R> {
         self.read_data(&member, "an extended header")
     }
 
-    /// The data of a member whose size is within limits, and past its padding.
+    /// The data of a member whose size is within limits, and past its padding. Holds no more than arrived.
     pub(super) fn read_data(&mut self, member: &Member, name: &str) -> Result<Vec<u8>, TarError> {
-        let mut bytes = vec![0; member.size as usize];
-        let filled = self.fill(&mut bytes)?;
-        if (filled as u64) < member.size {
+        let mut bytes = Vec::with_capacity(member.size.min(FIRST_ALLOCATION) as usize);
+        let read = self
+            .input
+            .by_ref()
+            .take(member.size)
+            .read_to_end(&mut bytes);
+        self.offset += bytes.len() as u64;
+        read.map_err(|error| self.failed(error))?;
+        if (bytes.len() as u64) < member.size {
             return Err(self.cut_inside(name));
         }
         self.discard(padding(member.size), name)?;
@@ -194,10 +214,7 @@ impl<R: Read> Members<R> {
 
     fn discard(&mut self, count: u64, name: &str) -> Result<(), TarError> {
         let copied = io::copy(&mut self.input.by_ref().take(count), &mut io::sink());
-        let copied = copied.map_err(|source| TarError::Io {
-            offset: self.offset,
-            source,
-        })?;
+        let copied = copied.map_err(|error| self.failed(error))?;
         self.offset += copied;
         if copied < count {
             return Err(self.cut_inside(name));
@@ -216,15 +233,35 @@ impl<R: Read> Members<R> {
                     self.offset += count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(TarError::Io {
-                        offset: self.offset,
-                        source,
-                    });
-                }
+                Err(error) => return Err(self.failed(error)),
             }
         }
         Ok(filled)
+    }
+
+    fn failed(&self, error: io::Error) -> TarError {
+        let offset = self.offset;
+        match Fault::of(&error) {
+            None => TarError::Io {
+                offset,
+                source: error,
+            },
+            Some(Fault::Cut) => TarError::Truncated {
+                offset,
+                inside: "its gzip stream".to_owned(),
+            },
+            Some(fault @ Fault::Damaged(_)) => TarError::Corrupt {
+                offset,
+                detail: fault.to_string(),
+            },
+            Some(&Fault::Bomb {
+                compressed,
+                expanded,
+            }) => TarError::Bomb {
+                compressed,
+                expanded,
+            },
+        }
     }
 
     fn cut_inside(&self, name: &str) -> TarError {

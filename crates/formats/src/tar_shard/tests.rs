@@ -8,6 +8,7 @@ use super::*;
 
 const LIMITS: TarLimits = TarLimits {
     max_entry_bytes: 2000,
+    max_expansion: 200,
 };
 
 /// A member with any bytes as its name, which `tar::Builder` would refuse or shorten.
@@ -37,14 +38,19 @@ fn read(bytes: &[u8]) -> Vec<Result<TarItem, TarError>> {
 
 /// One line per item: `key=bytes`, `key!reason` or `error at offset`.
 fn summary(bytes: &[u8]) -> Vec<String> {
+    lines(read(bytes))
+}
+
+fn lines(items: impl IntoIterator<Item = Result<TarItem, TarError>>) -> Vec<String> {
     let line = |item| match item {
         Ok(TarItem::Sample { key, bytes, .. }) => format!("{key}={}", bytes.escape_ascii()),
         Ok(TarItem::Rejected { key, reason, .. }) => format!("{key}!{}", reason.as_str()),
         Err(TarError::Truncated { offset, .. }) => format!("truncated at {offset}"),
         Err(TarError::Corrupt { offset, .. }) => format!("corrupt at {offset}"),
+        Err(TarError::Bomb { .. }) => "bomb".to_owned(),
         Err(TarError::Io { offset, .. }) => format!("unreadable at {offset}"),
     };
-    read(bytes).into_iter().map(line).collect()
+    items.into_iter().map(line).collect()
 }
 
 #[test]
@@ -251,6 +257,42 @@ fn a_failing_reader_is_reported_with_its_offset() {
         items[..],
         [Ok(_), Err(TarError::Io { offset: 1024, .. })]
     ));
+}
+
+/// A header that says a member has `size` bytes, in base 256.
+fn claims(size: u64) -> Vec<u8> {
+    let mut header = file("a.jpg", b"");
+    header[124..136].copy_from_slice(&[&[0x80, 0, 0, 0][..], &size.to_be_bytes()].concat());
+    let mut fixed = Header::new_old();
+    fixed.as_mut_bytes().copy_from_slice(&header);
+    fixed.set_cksum();
+    fixed.as_bytes().to_vec()
+}
+
+#[test]
+fn sizes_that_lie_are_found_without_room_for_them() {
+    let unlimited = TarLimits {
+        max_entry_bytes: u64::MAX,
+        ..LIMITS
+    };
+    for (size, expected) in [
+        (3, "truncated at 513"),
+        (1 << 40, "truncated at 513"),
+        (i64::MAX as u64, "truncated at 513"),
+        (1 << 63, "corrupt at 0"),
+        (u64::MAX, "corrupt at 0"),
+    ] {
+        let shard = [claims(size), b"A".to_vec()].concat();
+        assert_eq!(
+            lines(TarReader::new(&shard[..], unlimited)),
+            [expected],
+            "{size}"
+        );
+        assert_eq!(summary(&shard), [expected], "{size}, skipped");
+    }
+    let pax = member(b"x", EntryType::XHeader, b"29 size=18446744073709551615\n");
+    let shard = [pax, file("a.jpg", b"A")].concat();
+    assert_eq!(summary(&shard), ["corrupt at 1024"]);
 }
 
 proptest! {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::*;
-use crate::{Fingerprint, JobRecord, Plan, PointGrid, Prompts, Source, canonical_json};
+use crate::{Fingerprint, JobRecord, PointGrid, Prompts, ShardLimits, Source, canonical_json};
 
 const PIPELINE: &str = r#"
 name = "cats"
@@ -156,8 +156,8 @@ fn an_empty_file_says_what_it_needs() {
     assert_eq!(
         messages(pipeline("")),
         [
-            "cats.toml: source.kind is missing: \"images\" or \"webdataset\"",
-            "cats.toml: source.path is missing: the folder or tar file to read",
+            "cats.toml: source.kind is missing: \"images\", \"webdataset\", \"parquet\" or \"manifest\"",
+            "cats.toml: source.path is missing: the folder, prefix or file to read",
             "cats.toml: model.checkpoint is missing: a SAM checkpoint, .pth or .safetensors",
             "cats.toml: name is missing: a name for the job, which also names its output directory",
         ]
@@ -268,14 +268,315 @@ fn a_crop_layer_without_points_is_refused() {
 }
 
 #[test]
-fn a_webdataset_has_no_images_per_shard() {
-    let text = PIPELINE.replace("\"images\"", "\"webdataset\"");
-    let loaded = pipeline(&text).unwrap();
-    let path = "photos".to_string();
-    assert_eq!(loaded.source, Source::Webdataset { path });
-    let text = text.replace("path", "images_per_shard = 10\npath");
-    let found = messages(pipeline(&text));
-    assert!(found[0].contains("each tar is a shard"), "{found:#?}");
+fn each_kind_of_source_is_read_with_its_settings() {
+    let with = |source: &str| {
+        let text = PIPELINE.replace("kind = \"images\"\npath = \"photos\"", source);
+        pipeline(&text)
+            .unwrap_or_else(|e| panic!("{source}: {e}"))
+            .source
+    };
+    let path = "s3://bucket/a b".to_string();
+    assert_eq!(
+        with("kind = \"webdataset\"\npath = \"s3://bucket/a b\""),
+        Source::Webdataset { path: path.clone() }
+    );
+    assert_eq!(
+        with("kind = \"images\"\npath = \"s3://bucket/a b\""),
+        Source::Images {
+            path: path.clone(),
+            images_per_shard: 256,
+            bytes_per_shard: 1 << 30,
+        }
+    );
+    assert_eq!(
+        with(
+            "kind = \"parquet\"\npath = \"s3://bucket/a b\"\nimage_column = \"jpg\"\ncaption_column = \"txt\""
+        ),
+        Source::Parquet {
+            path,
+            image_column: Some("jpg".to_string()),
+            key_column: None,
+            caption_column: Some("txt".to_string()),
+            boxes_column: None,
+            images_per_shard: 256,
+            bytes_per_shard: 1 << 30,
+        }
+    );
+    let manifest = with(
+        "kind = \"manifest\"\npath = \"list.csv.gz\"\nuri_column = \"url\"\nkey_column = \"id\"\n\
+         boxes_column = \"xyxy\"\nimages_per_shard = 1000\nbytes_per_shard = \"64 MiB\"",
+    );
+    assert_eq!(
+        manifest,
+        Source::Manifest {
+            path: "list.csv.gz".to_string(),
+            uri_column: Some("url".to_string()),
+            key_column: Some("id".to_string()),
+            caption_column: None,
+            boxes_column: Some("xyxy".to_string()),
+            images_per_shard: 1000,
+            bytes_per_shard: 64 << 20,
+        }
+    );
+    assert_eq!(
+        manifest.shard_limits(),
+        ShardLimits {
+            images_per_shard: 1000,
+            bytes_per_shard: 64 << 20,
+        }
+    );
+    // Columns that are not named are not in the fingerprint's text.
+    let json = serde_json::to_string(&manifest).unwrap();
+    assert!(!json.contains("caption_column"), "{json}");
+}
+
+#[test]
+fn a_setting_of_another_kind_of_source_is_refused_with_its_kinds() {
+    for (kind, setting, message) in [
+        (
+            "webdataset",
+            "images_per_shard = 10",
+            "source.images_per_shard has no meaning for kind = \"webdataset\", where each tar is a \
+             shard; it is for kind = \"images\" or \"parquet\" or \"manifest\". Remove it",
+        ),
+        (
+            "images",
+            "uri_column = \"url\"",
+            "source.uri_column has no meaning for kind = \"images\"; it is for kind = \
+             \"manifest\". Remove it",
+        ),
+        (
+            "manifest",
+            "image_column = \"jpg\"",
+            "source.image_column has no meaning for kind = \"manifest\"; it is for kind = \
+             \"parquet\". Remove it",
+        ),
+        (
+            "webdataset",
+            "key_column = \"id\"",
+            "source.key_column has no meaning for kind = \"webdataset\"; it is for kind = \
+             \"parquet\" or \"manifest\". Remove it",
+        ),
+    ] {
+        let text = PIPELINE.replace("\"images\"\n", &format!("\"{kind}\"\n{setting}\n"));
+        let expected = format!("cats.toml:5: {message}");
+        assert_eq!(messages(pipeline(&text)), [expected]);
+    }
+}
+
+/// `hunter2` stands for the secret: it must be in no message, wherever it was written.
+#[test]
+fn no_message_repeats_a_secret() {
+    let from_file = |section: &str, line: &str| {
+        let text = match section {
+            "source" => PIPELINE.replace("path = \"photos\"", line),
+            "model" => PIPELINE.replace("checkpoint = \"models/sam_vit_b_01ec64.pth\"", line),
+            _ => PIPELINE.replace("name = \"cats\"", line),
+        };
+        let config_text = match section {
+            "output" => CONFIG.replace("root = \"out\"", line),
+            "store" | "run" | "log" => format!("{CONFIG}[{section}]\n{line}\n"),
+            _ => CONFIG.to_string(),
+        };
+        let file = |name, text| TextFile { name, text };
+        load(file("p.toml", &text), file("c.toml", &config_text), &[])
+    };
+    for (section, key, value) in [
+        ("source", "path", "https://me:hunter2@h.example/list.csv"),
+        (
+            "source",
+            "path",
+            "https://h.example/l.csv?X-Amz-Signature=hunter2",
+        ),
+        ("source", "path", "https://h.example/list.csv#hunter2"),
+        ("source", "path", "https://me:hun/hunter2@h.example/"),
+        ("source", "path", "s3://AKIA:hunter2@bucket/prefix"),
+        ("source", "path", "s3://AKIA:hunter2/x@bucket/prefix"),
+        ("source", "path", "s3://bucket/prefix?token=hunter2"),
+        ("source", "path", "s3:///hunter2"),
+        ("source", "path", "hunter2://bucket/prefix"),
+        ("source", "path", " https://me:hunter2@h.example/"),
+        ("source", "path", "hun ter2/https://me:hunter2@h.example/"),
+        ("source", "path", "ftp://me:hunter2@h.example/"),
+        ("source", "path", "https:me:hunter2@h.example"),
+        ("source", "path", "file://hunter2/x"),
+        ("source", "path", "file:///x?hunter2"),
+        ("source", "kind", "https://me:hunter2@h.example/"),
+        (
+            "source",
+            "images_per_shard",
+            "https://me:hunter2@h.example/",
+        ),
+        ("output", "root", "s3://AKIA:hunter2@bucket/prefix"),
+        ("output", "root", "https://me:hunter2@h.example/"),
+        (
+            "model",
+            "checkpoint",
+            "https://me:hunter2@h.example/sam.pth",
+        ),
+        ("store", "s3_endpoint", "https://me:hunter2@h.example:9000"),
+        ("store", "s3_endpoint", "me:hunter2@h.example:9000"),
+        ("store", "source_s3_endpoint", "http://h.example?k=hunter2"),
+        ("store", "s3_secret_access_key", "hunter2"),
+        ("store", "aws_session_token", "hunter2"),
+        ("store", "max_retries", "https://me:hunter2@h.example:9000"),
+        (
+            "source",
+            "path",
+            "https://h.example/https://me:hunter2@h.example/",
+        ),
+        ("source", "path", "set:x://me:hunter2@h.example/"),
+        ("run", "device", "https://me:hunter2@h.example:9000"),
+        ("log", "metrics_addr", "http://me:hunter2@h.example:9000"),
+        ("", "name", "https://me:hunter2@h.example"),
+    ] {
+        let overriding = job(&[&format!("{}={value}", crate::schema::path(section, key))]);
+        let in_file = from_file(section, &format!("{key} = \"{value}\""));
+        // Without quotes it is no TOML at all.
+        let unquoted = from_file(section, &format!("{key} = {value}"));
+        for result in [overriding, in_file, unquoted] {
+            let found = messages(result).join("\n");
+            assert!(!found.contains("hunter2"), "{key} = {value}: {found}");
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_location_is_said() {
+    for (set, part) in [
+        (
+            "source.path=https://me:x@h/",
+            "has a user name or password in it",
+        ),
+        ("source.path=https://h/?a=b", "has a query or a fragment"),
+        (
+            "source.path=s3://",
+            "names no bucket; write s3://bucket/prefix",
+        ),
+        ("source.path=s3:///photos", "names no bucket"),
+        ("source.path=s3:/bucket", "is written with `s3://`"),
+        (
+            "source.path=S3://bucket",
+            "has the scheme `S3`; write it `s3`",
+        ),
+        (
+            "source.path=ftp://host/x",
+            "has an unknown scheme before `://`; it can be file://, s3://",
+        ),
+        ("source.path=file://data/x", "has three slashes"),
+        ("source.path=https:///x", "names no host"),
+        (
+            "output.root=https://host/x",
+            "cannot be a https:// location; it can be file://, s3://",
+        ),
+        (
+            "output.root=gs://",
+            "names no bucket; write gs://bucket/prefix",
+        ),
+        (
+            "model.checkpoint=s3://b/sam.pth",
+            "must be a path on this machine; download it first",
+        ),
+        (
+            "store.s3_endpoint=localhost:9000",
+            "write it as https://host or http://127.0.0.1:9000",
+        ),
+        (
+            "store.s3_endpoint=s3://bucket",
+            "it can be http://, https://",
+        ),
+        (
+            "store.aws_secret_key=abc",
+            "credentials come from the environment",
+        ),
+        (
+            "store.first_backoff_seconds=20",
+            "= 15 is below first_backoff_seconds = 20",
+        ),
+        (
+            "log.metrics_addr=9090",
+            "is an integer; it must be a string",
+        ),
+        ("log.metrics_addr=localhost", "write it as 127.0.0.1:9090"),
+        ("run.shard_attempts=0", "is outside [1, 100]"),
+        (
+            "output.max_put_bytes=4 MiB",
+            "is outside [5242880, 5368709120] bytes",
+        ),
+        (
+            "source.bytes_per_shard=1 kB",
+            "is outside [1048576, 1099511627776] bytes",
+        ),
+    ] {
+        let found = messages(job(&[set]));
+        assert!(
+            found.len() == 1 && found[0].contains(part),
+            "{set}: {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn locations_that_are_fine_are_kept_as_written() {
+    for path in [
+        "photos",
+        "/data/set 1",
+        "a:b/c",
+        "./s3/x?y#z",
+        "file:///data/a%20b",
+        "s3://b",
+        "s3://my-bucket.x/a/b c@2x/",
+        "gs://bucket/x",
+        "az://container/x",
+        "https://h.example:8443/a%2Fb.csv",
+        "http://[::1]:9000/x",
+    ] {
+        let loaded =
+            job(&[&format!("source.path={path}")]).unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!(loaded.pipeline.source.path(), path);
+    }
+}
+
+#[test]
+fn the_store_of_the_source_takes_what_is_set_for_it_alone() {
+    let same = job(&["store.s3_region=us-east-1", "store.s3_anonymous=true"]).unwrap();
+    let store = &same.config.store;
+    assert_eq!(store.for_source(), *store);
+    let other = job(&[
+        "store.s3_endpoint=http://127.0.0.1:9000",
+        "store.s3_path_style=true",
+        "store.source_s3_endpoint=https://s3.example.org",
+        "store.source_s3_path_style=false",
+        "store.source_s3_anonymous=true",
+    ])
+    .unwrap();
+    let of_source = other.config.store.for_source();
+    assert_eq!(of_source.s3_endpoint.unwrap(), "https://s3.example.org");
+    assert_eq!(of_source.s3_path_style, Some(false));
+    assert!(of_source.s3_anonymous && !other.config.store.s3_anonymous);
+}
+
+#[test]
+fn the_shipped_s3_config_shows_every_store_setting_and_each_loads() {
+    let text = include_str!("../../../../configs/s3.toml");
+    let mut all = String::new();
+    for line in text.lines() {
+        let setting = line.strip_prefix("# ").filter(|line| line.contains("s3_"));
+        all.push_str(setting.unwrap_or(line));
+        all.push('\n');
+    }
+    let shown = config(&all).unwrap();
+    let store = shown.store;
+    assert!(store.s3_endpoint.is_some() && store.source_s3_endpoint.is_some());
+    assert!(store.s3_region.is_some() && store.source_s3_region.is_some());
+    for key in FileKind::Config.keys("store").unwrap() {
+        let set = |line: &str| line.split(" = ").next() == Some(*key);
+        assert!(all.lines().any(set), "{key} is not in configs/s3.toml");
+    }
+    // What is not a comment is the default.
+    let (as_shipped, bare) = (config(text).unwrap(), config(CONFIG).unwrap());
+    assert_eq!(as_shipped.store, bare.store);
+    assert_eq!(as_shipped.output.max_put_bytes, bare.output.max_put_bytes);
 }
 
 #[test]
@@ -383,29 +684,37 @@ fn the_canonical_text_is_stable() {
             r#""prompts":{"crop_n_layers":0,"crop_n_points_downscale_factor":1,"#,
             r#""crop_overlap_ratio":0.3413333333333333,"mode":"automatic","points_per_side":32,"#,
             r#""single_mask":false},"#,
-            r#""source":{"images_per_shard":256,"kind":"images","path":"photos"}}"#,
+            r#""source":{"bytes_per_shard":1073741824,"images_per_shard":256,"kind":"images","#,
+            r#""path":"photos"}}"#,
         )
     );
 }
 
 #[test]
 fn every_key_of_the_pipeline_file_changes_the_fingerprint() {
-    let base = job(&[]).unwrap();
     let print = |job: &Job| Fingerprint::of(&job.pipeline, "ab");
     for (section, keys) in FileKind::Pipeline.sections() {
         for key in *keys {
+            let kind = match *key {
+                "image_column" => "source.kind=parquet",
+                key if key.ends_with("_column") => "source.kind=manifest",
+                _ => "source.kind=images",
+            };
+            let base = job(&[kind]).unwrap();
             let value = match *key {
                 "mode" => continue, // one value today
                 "kind" => "webdataset",
                 "name" | "path" | "checkpoint" => "another",
                 "point_grids" => "[[[0.5, 0.5]]]",
                 "single_mask" => "true",
+                "bytes_per_shard" => "3 MiB",
+                key if key.ends_with("_column") => "another",
                 "crop_overlap_ratio" | "max_coverage" | "mask_nms_thresh" => "0.25",
                 key if key.ends_with("thresh") => "0.25",
                 _ => "3",
             };
             let set = format!("{}={value}", crate::schema::path(section, key));
-            let changed = job(&[&set]).unwrap_or_else(|e| panic!("{set}: {e}"));
+            let changed = job(&[kind, &set]).unwrap_or_else(|e| panic!("{set}: {e}"));
             assert_ne!(
                 print(&changed),
                 print(&base),
@@ -424,10 +733,16 @@ fn every_key_of_the_config_file_is_read_and_changes_no_fingerprint() {
                 "root" => "elsewhere",
                 "device" => "cuda:1",
                 "max_bytes_in_flight" => "1 GiB",
+                "max_put_bytes" => "6 MiB",
+                "s3_endpoint" | "source_s3_endpoint" => "http://127.0.0.1:9000",
+                "s3_region" | "source_s3_region" => "eu-central-1",
+                "s3_path_style" | "source_s3_path_style" => "false",
+                "s3_anonymous" | "source_s3_anonymous" => "true",
                 "level" => "debug",
                 "format" => "json",
                 "progress" => "never",
-                _ => "3",
+                "metrics_addr" => "[::1]:9090",
+                _ => "7",
             };
             let changed = job(&[&format!("{section}.{key}={value}")]).unwrap();
             assert_ne!(changed.config, base.config, "{section}.{key} was not read");
@@ -439,10 +754,12 @@ fn every_key_of_the_config_file_is_read_and_changes_no_fingerprint() {
 #[test]
 fn a_record_reads_back_from_its_json() {
     let with_grid = format!("{PIPELINE}[prompts]\npoint_grids = [[[0.1, 0.7]]]\n");
-    for text in [PIPELINE, &with_grid] {
+    let parquet = PIPELINE.replace("\"images\"", "\"parquet\"\nkey_column = \"id\"");
+    let manifest = PIPELINE.replace("\"images\"", "\"manifest\"\nuri_column = \"url\"");
+    let tars = PIPELINE.replace("\"images\"", "\"webdataset\"");
+    for text in [PIPELINE, &with_grid, &parquet, &manifest, &tars] {
         let pipeline = pipeline(text).unwrap();
-        let plan = Plan::of_files(Vec::new(), 256);
-        let record = JobRecord::new(&pipeline, "ab", &plan, "0.1.0");
+        let record = JobRecord::new(&pipeline, "ab", "0.1.0");
         let json: Value = serde_json::from_str(&record.to_json().to_string()).unwrap();
         assert_eq!(serde_json::from_value::<JobRecord>(json).unwrap(), record);
     }

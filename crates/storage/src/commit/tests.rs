@@ -13,6 +13,9 @@ use tempfile::{TempDir, tempdir};
 
 use super::*;
 use crate::faulty::{Fault, FaultyStore};
+use crate::options::StoreOptions;
+use crate::testing::{impatient, server, stores_of};
+use maskmill_loopback_s3::{Act, Faults, Phase};
 
 const OURS: &str = "f0";
 
@@ -53,6 +56,12 @@ fn summary(seconds: f64) -> ShardSummary {
         images_rejected: 1,
         rejects: BTreeMap::from([("truncated".to_string(), 1)]),
         seconds,
+        inputs: "d0".to_string(),
+        retry_of: None,
+        stats: ShardStats {
+            bytes: 12_345,
+            stage_seconds: BTreeMap::from([("decode".to_string(), 0.1 + 0.2)]),
+        },
     }
 }
 
@@ -61,7 +70,7 @@ fn commits(store: OutputStore) -> CommitStore {
 }
 
 fn local(root: &Path) -> OutputStore {
-    OutputStore::open(root.to_str().unwrap()).unwrap()
+    OutputStore::open(root.to_str().unwrap(), &StoreOptions::default()).unwrap()
 }
 
 fn killed_at(root: &Path, put: usize, fault: Fault) -> OutputStore {
@@ -355,4 +364,189 @@ async fn markers_are_listed_in_the_order_of_shards() {
     let markers = commits.markers().await.unwrap();
     let shards: Vec<u32> = markers.iter().map(|marker| marker.shard).collect();
     assert_eq!(shards, [0, 2, 1_000_000]);
+}
+
+const LARGE: &str = "s3://photos/out";
+
+async fn large_parts(store: &OutputStore, shard: u32) -> Vec<String> {
+    let paths = paths(store).await;
+    let large = paths
+        .into_iter()
+        .filter(|path| path.contains(&format!("{shard:06}-")));
+    large.collect()
+}
+
+#[tokio::test]
+async fn a_large_part_has_a_name_of_its_attempt_which_the_marker_knows() {
+    let (dir, commits) = scratch();
+    let limit = attempt(5, 1).images.bytes.len() as u64 - 1;
+    let commits = commits.with_put_limit(limit);
+    let commit = commits
+        .commit_shard(5, attempt(5, 1), summary(1.0))
+        .await
+        .unwrap();
+    let large = large_parts(commits.store(), 5).await;
+    assert_eq!(large, [commit.marker().images.path.clone()]);
+    assert!(large[0].starts_with("images/part-000005-"), "{large:?}");
+    assert!(dir.path().join(layout::masks_part(5)).is_file());
+    assert_whole(&commits, 5).await;
+}
+
+#[tokio::test]
+async fn who_loses_the_race_for_the_marker_deletes_its_own_large_parts() {
+    let (server, stores) = server();
+    let commits_of = |stores| {
+        let store = OutputStore::open_in(LARGE, stores).unwrap();
+        commits(store).with_put_limit(10)
+    };
+    let (winner, loser) = (commits_of(&stores), commits_of(&stores_of(&server)));
+    let (parts, their_parts) = (attempt(0, 1), attempt(0, 2));
+    // Between the loser's parts and its marker, the winner commits.
+    let (held, go) = (
+        Arc::new(tokio::sync::Notify::new()),
+        Arc::new(tokio::sync::Notify::new()),
+    );
+    let (at, until) = (held.clone(), go.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let first = std::sync::atomic::AtomicBool::new(true);
+    server.hook(move |seen, phase| {
+        let is_marker = seen.key.contains("_commits") && seen.is_create();
+        let first = || first.swap(false, std::sync::atomic::Ordering::SeqCst);
+        if phase == Phase::Before && is_marker && first() {
+            at.notify_one();
+            let until = until.clone();
+            let (sent, received) = std::sync::mpsc::channel();
+            runtime.spawn(async move {
+                until.notified().await;
+                let _ = sent.send(());
+            });
+            let _ = received.recv_timeout(Duration::from_millis(300));
+        }
+        Act::Go
+    });
+    let losing = tokio::spawn(async move {
+        loser
+            .commit_shard(0, their_parts, summary(2.0))
+            .await
+            .unwrap()
+    });
+    held.notified().await;
+    assert_eq!(large_parts(winner.store(), 0).await.len(), 2);
+    let won = winner.commit_shard(0, parts, summary(1.0)).await.unwrap();
+    assert!(matches!(won, Commit::Committed(_)));
+    go.notify_one();
+    let lost = losing.await.unwrap();
+    assert_eq!(lost, Commit::AlreadyCommitted(won.marker().clone()));
+    let mut named = [
+        won.marker().images.path.clone(),
+        won.marker().masks.path.clone(),
+    ];
+    named.sort();
+    assert_eq!(large_parts(winner.store(), 0).await, named);
+    assert_whole(&winner, 0).await;
+}
+
+#[tokio::test]
+async fn parts_that_are_gone_before_the_marker_are_put_again() {
+    let (dir, commits) = scratch();
+    let mut commits = commits;
+    commits.look_again_after = Duration::ZERO;
+    let (masks, images) = (attempt(2, 1).masks, attempt(2, 1).images);
+    let first = commits.put_part(PartKind::Masks, 2, &masks).await.unwrap();
+    std::fs::remove_file(dir.path().join(&first.path)).unwrap();
+    let again = commits
+        .put_back(PartKind::Masks, 2, &masks, first.clone())
+        .await
+        .unwrap();
+    assert_eq!(again, first);
+    let parts = ShardParts { masks, images };
+    commits.commit_shard(2, parts, summary(1.0)).await.unwrap();
+    assert_whole(&commits, 2).await;
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_the_marker_is_a_commit() {
+    let (server, stores) = server();
+    let commits = commits(OutputStore::open_in(LARGE, &stores).unwrap());
+    let lost = std::sync::atomic::AtomicUsize::new(0);
+    server.hook(move |seen, phase| {
+        let is_marker = seen.key.contains("_commits") && seen.is_create();
+        let count = || lost.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        match phase == Phase::After && is_marker && count() < 2 {
+            true => Act::Drop,
+            false => Act::Go,
+        }
+    });
+    let commit = commits
+        .commit_shard(4, attempt(4, 1), summary(1.0))
+        .await
+        .unwrap();
+    assert!(matches!(commit, Commit::Committed(_)), "{commit:?}");
+    assert_whole(&commits, 4).await;
+    let again = commits
+        .commit_shard(4, attempt(4, 2), summary(9.0))
+        .await
+        .unwrap();
+    assert!(matches!(again, Commit::AlreadyCommitted(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn racing_workers_under_faults_commit_every_shard_once() {
+    let (server, stores) = server();
+    server.fault(Faults::every_kind(7, 0.25, 2 * impatient().request_timeout));
+    let workers = (0..4).map(|worker| {
+        let stores = if worker % 2 == 0 {
+            stores.clone()
+        } else {
+            stores_of(&server)
+        };
+        let commits = commits(OutputStore::open_in(LARGE, &stores).unwrap());
+        tokio::spawn(async move {
+            let mut won = 0;
+            for shard in 0..10 {
+                let seconds = f64::from(worker) + 0.1;
+                let parts = attempt(shard, worker as u64);
+                let done = commits.commit_shard(shard, parts, summary(seconds)).await;
+                won += usize::from(matches!(done.unwrap(), Commit::Committed(_)));
+            }
+            won
+        })
+    });
+    let won: Vec<usize> = join_all(workers)
+        .await
+        .into_iter()
+        .map(|w| w.unwrap())
+        .collect();
+    server.fault(Faults::none());
+    assert_eq!(won.iter().sum::<usize>(), 10, "{won:?}");
+    let commits = commits(OutputStore::open_in(LARGE, &stores).unwrap());
+    for shard in 0..10 {
+        assert_whole(&commits, shard).await;
+    }
+    assert_eq!(server.keys("photos", "").len(), 30);
+}
+
+#[tokio::test]
+async fn a_marker_of_an_old_version_is_read() {
+    let (_dir, commits) = scratch();
+    let commit = commits
+        .commit_shard(0, attempt(0, 1), summary(0.1 + 0.2))
+        .await
+        .unwrap();
+    let read = commits.committed(0).await.unwrap().unwrap();
+    assert_eq!(read.inputs, "d0");
+    assert_eq!(read.stats, commit.marker().stats);
+    let mut old = serde_json::to_value(&read).unwrap();
+    let old = old.as_object_mut().unwrap();
+    old.retain(|key, _| !["inputs", "retry_of", "stats"].contains(&key.as_str()));
+    old["shard"] = 1.into();
+    let json = serde_json::to_vec(&old).unwrap();
+    commits
+        .store()
+        .put_if_absent(&layout::marker(1), json.into())
+        .await
+        .unwrap();
+    let old = commits.committed(1).await.unwrap().unwrap();
+    assert_eq!((old.inputs.as_str(), old.retry_of), ("", None));
+    assert_eq!(old.stats, ShardStats::default());
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::faulty::{Fault, FaultyStore};
 
 fn open(root: &Path) -> OutputStore {
-    OutputStore::open(root.to_str().unwrap()).unwrap()
+    OutputStore::open(root.to_str().unwrap(), &StoreOptions::default()).unwrap()
 }
 
 fn text(text: &'static str) -> Bytes {
@@ -51,21 +51,27 @@ async fn a_list_is_sorted_recursive_and_below_the_prefix() {
 async fn a_file_uri_is_the_same_place() {
     let dir = tempdir().unwrap();
     let root = dir.path().join("with space");
-    let uri = Url::from_file_path(&root).unwrap();
-    let store = OutputStore::open(uri.as_str()).unwrap();
+    let uri = url::Url::from_file_path(&root).unwrap();
+    let store = OutputStore::open(uri.as_str(), &StoreOptions::default()).unwrap();
     store.put_if_absent("a", text("x")).await.unwrap();
     assert!(root.join("a").is_file());
     assert_eq!(open(&root).get("a").await.unwrap(), Some(text("x")));
 }
 
-#[test]
-fn places_that_are_none_are_refused_with_what_is_possible() {
-    let message = |location: &str| OutputStore::open(location).unwrap_err().to_string();
+#[tokio::test]
+async fn places_that_are_none_are_refused_with_what_is_possible() {
+    let message = |location: &str| {
+        OutputStore::open(location, &StoreOptions::default())
+            .unwrap_err()
+            .to_string()
+    };
     assert_eq!(
-        message("s3://bucket/masks"),
-        "\"s3://bucket/masks\": there is no store for `s3://`; \
-         a location is a local path or a file:// URI"
+        message("ftp://bucket/masks"),
+        "\"ftp://bucket/masks\": there is no store for outputs at `ftp://`; a location is a local \
+         path, or a URI that begins with file:// or s3:// (gs:// and az:// in builds with them)"
     );
+    assert!(message("https://h/out?sig=hunter2").contains("no store for outputs at `https://`"));
+    assert!(!message("https://h/out?sig=hunter2").contains("hunter2"));
     assert!(message("file://host/share").contains("names an absolute path"));
     assert!(message(" ").contains("is empty"));
 
@@ -77,7 +83,9 @@ fn places_that_are_none_are_refused_with_what_is_possible() {
         assert!(message.contains("is a file"), "{message}");
     }
     let missing = dir.path().join("missing");
-    let error = OutputStore::open_existing(missing.to_str().unwrap()).unwrap_err();
+    let error = OutputStore::open_existing(missing.to_str().unwrap(), &StoreOptions::default())
+        .await
+        .unwrap_err();
     assert!(matches!(error, StorageError::NoOutput { .. }), "{error}");
     assert!(!missing.exists());
 }
@@ -91,7 +99,7 @@ async fn unfinished_writes_of_a_killed_process_are_neither_seen_nor_in_the_way()
     fs::write(&staged, "half of").unwrap();
 
     assert_eq!(store.list("").await.unwrap(), []);
-    assert_eq!(store.any_object().await.unwrap(), None);
+    assert_eq!(store.any_object(&[]).await.unwrap(), None);
     let put = store.put_if_absent("masks/part-000000.parquet", text("whole"));
     assert_eq!(put.await.unwrap(), PutOutcome::Created);
 

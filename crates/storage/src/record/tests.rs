@@ -5,9 +5,10 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use super::*;
+use crate::options::StoreOptions;
 
 fn open(root: &Path) -> OutputStore {
-    OutputStore::open(root.to_str().unwrap()).unwrap()
+    OutputStore::open(root.to_str().unwrap(), &StoreOptions::default()).unwrap()
 }
 
 fn record(fingerprint: &str, nms: f64, images: u64) -> Value {
@@ -63,12 +64,9 @@ async fn another_job_is_refused_with_what_differs_by_path() {
         "{message}"
     );
 
-    // Same settings, other photos in the folder: the shards would not fit together.
-    let error = claim(&store, &record("f0", 0.7, 5)).await.unwrap_err();
-    assert_eq!(
-        differences_of(error),
-        ["plan.digest: \"d4\" -> \"d5\"", "plan.images: 4 -> 5"]
-    );
+    // Same settings, more photos in the folder: the plan grows, and says so itself.
+    let more = claim(&store, &record("f0", 0.7, 5)).await.unwrap();
+    assert_eq!(more, Claim::Resumed);
 
     // Same settings, other rows: another version of the tool.
     let mut newer = record("f9", 0.7, 4);
@@ -95,6 +93,32 @@ async fn a_directory_with_other_files_is_refused_and_left_as_it_is() {
     };
     assert_eq!(found, "thesis/chapter1.tex");
     assert!(!dir.path().join(JOB_RECORD).exists());
+}
+
+#[tokio::test]
+async fn a_plan_and_waiting_workers_may_be_there_before_the_job() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    for path in [
+        "_plan/000000.json",
+        "_plan/000000-0123456789ab/items-00000.parquet",
+    ] {
+        store.put_if_absent(path, "x".into()).await.unwrap();
+    }
+    let worker = crate::layout::worker("a");
+    store.replace(&worker, "{}".into()).await.unwrap();
+    assert_eq!(
+        claim(&store, &record("f0", 0.7, 4)).await.unwrap(),
+        Claim::New
+    );
+
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    for path in ["_plan/000000.json", "_planner/mine.txt"] {
+        store.put_if_absent(path, "x".into()).await.unwrap();
+    }
+    let error = claim(&store, &record("f0", 0.7, 4)).await.unwrap_err();
+    assert!(error.to_string().contains("_planner/mine.txt"), "{error}");
 }
 
 #[tokio::test]

@@ -1,0 +1,86 @@
+//! Pipeline and config files, read; outputs, opened.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use maskmill_job::{Config, Job, Log, LogFormat, TextFile, load, load_config};
+use maskmill_pipeline::{JobOutput, store_options};
+use maskmill_storage::StoreOptions;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::args::{JobArguments, LogFormatArgument, OutputArguments};
+
+/// Written to `_job.json`, plans and commit markers.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The job of the files and overrides that were given.
+pub(crate) fn read_job(arguments: &JobArguments) -> anyhow::Result<Job> {
+    let (pipeline, config) = (text(&arguments.pipeline)?, text(&arguments.config)?);
+    let mut job = load(
+        TextFile {
+            name: &arguments.pipeline.display().to_string(),
+            text: &pipeline,
+        },
+        TextFile {
+            name: &arguments.config.display().to_string(),
+            text: &config,
+        },
+        &arguments.overrides,
+    )?;
+    if let Some(format) = arguments.log_format {
+        job.config.log.format = match format {
+            LogFormatArgument::Text => LogFormat::Text,
+            LogFormatArgument::Json => LogFormat::Json,
+        };
+    }
+    Ok(job)
+}
+
+fn text(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// Sends log lines to standard error. Spans, which are of level debug, are written when they end.
+pub(crate) fn start_logging(log: &Log) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&log.level)
+        .with_context(|| format!("log.level = {:?} is no log filter", log.level))?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_span_events(FmtSpan::CLOSE)
+        .with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    Ok(())
+}
+
+/// The output of a command that reads one.
+pub(crate) fn open_output(arguments: &OutputArguments) -> anyhow::Result<JobOutput> {
+    let options = match read_config(arguments)? {
+        Some(config) => store_options(&config, false),
+        None => StoreOptions::default(),
+    };
+    Ok(JobOutput::open(&arguments.output, &options)?)
+}
+
+/// How that output's source is reached.
+pub(crate) fn source_stores(arguments: &OutputArguments) -> anyhow::Result<StoreOptions> {
+    Ok(match read_config(arguments)? {
+        Some(config) => store_options(&config, true),
+        None => StoreOptions::default(),
+    })
+}
+
+fn read_config(arguments: &OutputArguments) -> anyhow::Result<Option<Config>> {
+    let Some(path) = &arguments.config else {
+        return Ok(None);
+    };
+    let file = TextFile {
+        name: &path.display().to_string(),
+        text: &text(path)?,
+    };
+    Ok(Some(load_config(file, &[])?))
+}

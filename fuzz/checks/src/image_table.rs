@@ -1,0 +1,76 @@
+//! Parquet files of images.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use maskmill_formats::image_table::{ImageTable, ImageTableColumns, TableItem};
+
+use crate::manifest::check_box;
+use crate::panics::guarded;
+use crate::split;
+
+/// Rows looked at per row group: a few bytes can say a billion times that there is no image.
+const MAX_ROWS: usize = 10_000;
+
+/// Row groups looked at.
+const MAX_ROW_GROUPS: usize = 8;
+
+/// Reads a Parquet file of images: rows are numbered on, images are within limits, boxes are finite.
+///
+/// The options, times 16, are the most bytes of one image.
+pub fn image_table(data: &[u8]) {
+    guarded(|| check(data));
+}
+
+fn check(data: &[u8]) {
+    let (options, file) = split(data);
+    let most = 16 * u64::from(options);
+    let file = Arc::new(Bytes::copy_from_slice(file));
+    let table = match ImageTable::open(file, &ImageTableColumns::default()) {
+        Ok(table) => table,
+        Err(error) => {
+            assert!(error.io_error().is_none(), "memory does not fail: {error}");
+            return;
+        }
+    };
+    let groups = table.row_groups();
+    let mut first_row = 0_u64;
+    for (number, group) in groups.iter().enumerate().take(MAX_ROW_GROUPS) {
+        let mut next = first_row;
+        for item in table.read(number, most).take(MAX_ROWS) {
+            let (row, key) = match item {
+                Ok(TableItem::Sample {
+                    row,
+                    key,
+                    bytes,
+                    boxes,
+                    ..
+                }) => {
+                    assert!(bytes.len() as u64 <= most, "row {row}");
+                    boxes.into_iter().flatten().for_each(check_box);
+                    (row, key)
+                }
+                Ok(TableItem::Rejected {
+                    row,
+                    key,
+                    reason,
+                    detail,
+                }) => {
+                    let reasons = ["no_bytes", "entry_too_large", "bad_boxes"];
+                    assert!(reasons.contains(&reason), "{reason}: {detail}");
+                    (row, key)
+                }
+                Err(error) => {
+                    assert!(error.io_error().is_none(), "memory does not fail: {error}");
+                    break;
+                }
+            };
+            assert_eq!(row, next);
+            assert!(!key.is_empty(), "row {row}");
+            next += 1;
+        }
+        first_row = first_row.saturating_add(group.rows);
+    }
+    let beyond = table.read(groups.len(), most).next();
+    assert!(matches!(beyond, Some(Err(_))), "a row group too many");
+}

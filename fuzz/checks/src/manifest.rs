@@ -1,0 +1,65 @@
+//! Manifests.
+
+use bytes::Bytes;
+use maskmill_formats::manifest::{Manifest, ManifestColumns, ManifestFormat};
+
+use crate::panics::guarded;
+use crate::{is_set, split};
+
+/// Reads a manifest: every row is an image with an address and finite boxes, or says why it is none.
+///
+/// The options modulo 3 are the format: Parquet, CSV or JSON lines. Bit 7: columns are named.
+pub fn manifest(data: &[u8]) {
+    guarded(|| check(data));
+}
+
+fn check(data: &[u8]) {
+    let (options, file) = split(data);
+    let format = match options % 3 {
+        0 => ManifestFormat::Parquet,
+        1 => ManifestFormat::Csv,
+        _ => ManifestFormat::JsonLines,
+    };
+    let mut columns = ManifestColumns::default();
+    if is_set(options, 7) {
+        columns.uri = Some("uri".to_owned());
+        columns.caption = Some("c".to_owned());
+    }
+    let file = Bytes::copy_from_slice(file);
+    let manifest = match Manifest::read(file, format, &columns) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            return;
+        }
+    };
+    let mut rows = 0;
+    for (at, row) in manifest.rows().enumerate() {
+        rows += 1;
+        match row {
+            Ok(row) => {
+                assert_eq!(row.row, at);
+                assert!(!row.uri.is_empty(), "row {at} has an empty address");
+                assert_ne!(row.key, Some(""), "row {at} has an empty key");
+                for corners in row.boxes.iter().flatten() {
+                    check_box(*corners);
+                }
+            }
+            Err(reject) => {
+                assert_eq!(reject.row, at);
+                let reasons = ["no_uri", "bad_boxes"];
+                assert!(reasons.contains(&reject.reason), "{reject:?}");
+                assert!(!reject.detail.is_empty(), "{reject:?}");
+            }
+        }
+    }
+    assert_eq!(rows, manifest.len());
+    assert_eq!(rows == 0, manifest.is_empty());
+}
+
+/// Asserts that a box can be used as one.
+pub(crate) fn check_box(corners: [f64; 4]) {
+    let [x0, y0, x1, y1] = corners;
+    assert!(corners.iter().all(|c| c.is_finite()), "{corners:?}");
+    assert!(x0 <= x1 && y0 <= y1, "{corners:?}");
+}
