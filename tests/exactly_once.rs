@@ -70,42 +70,42 @@ fn seed() -> u64 {
 
 #[test]
 fn killed_at_random_moments() {
+    let begun = Instant::now();
     let expected = undisturbed();
+    // How long a whole run takes here and now, so that kills fall everywhere in it.
+    let whole = begun.elapsed();
     let mut random = fastrand::Rng::with_seed(seed());
     let mut killed = 0;
     let mut jobs = 0;
+    // How many shards were committed at each kill.
+    let mut progress = [0; SHARDS + 1];
     while killed < RANDOM_KILLS {
         let server = Arc::new(LoopbackS3::start());
         let job = job(&server);
-        // How long a whole run takes here and now, so that kills fall everywhere in it.
-        let begun = Instant::now();
-        let mut whole = Duration::from_millis(1500);
-        loop {
-            let moment = whole.mul_f64(random.f64() * 1.1);
-            let mut child = start(&job);
-            let deadline = Instant::now() + moment;
-            let ended = loop {
-                if let Some(status) = child.try_wait().unwrap() {
-                    break Some(status);
-                }
-                if Instant::now() >= deadline {
-                    break None;
-                }
-                std::thread::sleep(Duration::from_millis(2));
-            };
-            if let Some(status) = ended {
-                assert!(status.success(), "it ended by itself with {status}");
-                whole = begun.elapsed().min(whole);
-                break;
-            }
-            child.kill().unwrap();
-            child.wait().unwrap();
+        while kill_after(&job, whole.mul_f64(random.f64())) {
             killed += 1;
+            progress[server.keys(OUT, "job/_commits/").len()] += 1;
         }
         jobs += 1;
         expect_same(&job, &expected, &format!("job {jobs} after {killed} kills"));
     }
-    eprintln!("{killed} kills over {jobs} jobs");
+    eprintln!("{killed} kills over {jobs} jobs; by shards committed: {progress:?}");
+}
+
+/// Starts the job and kills it after `moment`; false if it was done by then.
+fn kill_after(job: &Job, moment: Duration) -> bool {
+    let mut child = start(job);
+    let deadline = Instant::now() + moment;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "it ended by itself with {status}");
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    // Done between the last look and the kill?
+    !child.wait().unwrap().success()
 }
 
 /// A step of a job at which something is written: the folder or name below the output.

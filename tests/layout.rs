@@ -13,6 +13,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("maskmill-formats", &["maskmill-masks", "maskmill-pixels"]),
     ("maskmill-storage", &[]),
     ("maskmill-job", &["maskmill-masks"]),
+    // For tests and benches.
+    ("maskmill-loopback-s3", &[]),
     (
         "maskmill-pipeline",
         &[
@@ -46,10 +48,21 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
 const CONFINED: &[(&str, &[&str])] = &[
     ("burn", &["maskmill-sam"]),
     ("object_store", &["maskmill-storage"]),
+    ("polars", &["maskmill-formats"]),
+    ("reqwest", &["maskmill-storage"]),
     ("parquet", &["maskmill-formats"]),
     ("arrow-array", &["maskmill-formats"]),
     ("turbojpeg", &["maskmill-formats"]),
-    ("tokio", &["maskmill-storage", "maskmill-pipeline"]),
+    // The program waits for signals and answers Prometheus.
+    (
+        "tokio",
+        &[
+            "maskmill-storage",
+            "maskmill-pipeline",
+            "maskmill",
+            "maskmill-loopback-s3",
+        ],
+    ),
     ("toml", &["maskmill-job"]),
     ("clap", &["maskmill"]),
     ("anyhow", &["maskmill"]),

@@ -3,7 +3,8 @@
 #   1. every Rust test of the workspace: unit, property, parity with segment-anything, end to end;
 #   2. the quick start into a fresh directory, verified;
 #   3. its output read with Polars, DuckDB, pandas and pycocotools from PyPI, in a virtual environment
-#      under target/.
+#      under target/;
+#   4. a job from bucket to bucket in moto, another S3 than the tests' own, read by the same.
 # Everything is built in the release profile: an unoptimised model takes minutes per test, and what
 # `cargo run --release` has built serves the tests as well.
 set -euo pipefail
@@ -26,6 +27,9 @@ fi
 "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
 "$venv/bin/python" tests/interop/check_readers.py "$out/quickstart"
 "$venv/bin/python" tests/interop/check_sa1b.py "$out/sa1b"
+
+tests/interop/moto_smoke.sh "$out/moto"
+"$venv/bin/python" tests/interop/check_readers.py "$out/moto"
 
 # One line over all test binaries, which report one by one above.
 awk '/^test result:/ { passed += $4; failed += $6 } END { print passed " passed, " failed " failed" }' "$out/log"

@@ -46,6 +46,8 @@ IMAGE_COLUMNS = [
     "reason",
     "detail",
     "milliseconds",
+    "caption",
+    "boxes",
 ]
 REQUIRED_IMAGE_COLUMNS = {"image_key", "shard", "masks", "status"}
 

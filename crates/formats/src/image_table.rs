@@ -10,6 +10,7 @@
 //! group. A page is at most 2 GiB, and usually 1 MiB or one image.
 
 mod input;
+mod reader;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +18,6 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, BinaryViewArray, RecordBatch, StringViewArray};
 use arrow_schema::{DataType, FieldRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -30,11 +29,10 @@ use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 
 use self::input::Input;
 pub use self::input::ReadAt;
-use crate::boxes::{are_boxes, boxes_at};
+pub use self::reader::TableReader;
+use crate::boxes::are_boxes;
 pub use crate::columns::ColumnError;
-use crate::columns::{
-    BOXES_NAMES, CAPTION_NAMES, KEY_NAMES, Wanted, is_text, list, text_at, texts, with_views,
-};
+use crate::columns::{BOXES_NAMES, CAPTION_NAMES, KEY_NAMES, Wanted, is_text, list, with_views};
 use crate::panics::caught;
 
 /// Names under which an image column is looked for.
@@ -219,20 +217,17 @@ impl ImageTable {
 
     /// The images of one row group, in order. A file of more than `max_entry_bytes` is rejected.
     pub fn read(&self, row_group: usize, max_entry_bytes: u64) -> TableReader {
-        let first = self.row_groups.iter().take(row_group);
+        let before = self.row_groups.iter().take(row_group);
+        let row = before.map(|group| group.rows).sum();
+        let group = self.row_groups.get(row_group);
         let ends = match self.metadata.metadata().row_groups().get(row_group) {
             Some(group) => self.places.ends(group),
             None => vec![],
         };
         let input = Input::new(self.file.clone(), ends);
-        TableReader {
-            batches: guarded(&input, || self.batches(row_group, input.clone())).map(Some),
-            input,
-            places: self.places,
-            max_entry_bytes,
-            batch: None,
-            row: first.map(|group| group.rows).sum(),
-        }
+        let batches = guarded(&input, || self.batches(row_group, input.clone()));
+        let rows = group.map_or(0, |group| group.rows);
+        TableReader::new(input, batches, self.places, max_entry_bytes, (row, rows))
     }
 
     fn batches(
@@ -379,143 +374,6 @@ fn only_image(fields: &[FieldRef]) -> Result<usize, ImageTableError> {
             Err(ImageTableError::SeveralImageColumns {
                 columns: list(&several),
             })
-        }
-    }
-}
-
-/// Reads the images of a row group; see [`ImageTable::read`]. After an error the iterator is finished.
-pub struct TableReader {
-    input: Input,
-    /// `None` when the group, or an error, has been given.
-    batches: Result<Option<ParquetRecordBatchReader>, ImageTableError>,
-    places: Places,
-    max_entry_bytes: u64,
-    /// Rows that were decoded, and how many of them were given.
-    batch: Option<(Columns, usize)>,
-    /// The number of the next row, in the file.
-    row: u64,
-}
-
-impl TableReader {
-    fn next_batch(&mut self) -> Result<Option<Columns>, ImageTableError> {
-        let reader = std::mem::replace(&mut self.batches, Ok(None))?;
-        let Some(mut reader) = reader else {
-            return Ok(None);
-        };
-        let batch = guarded(&self.input, || {
-            let batch = reader.next().transpose().map_err(ParquetError::from)?;
-            Ok(batch.map(|batch| Columns::new(&batch, self.places)))
-        })?;
-        if batch.is_some() {
-            self.batches = Ok(Some(reader));
-        }
-        Ok(batch)
-    }
-
-    fn next_item(&mut self) -> Result<Option<TableItem>, ImageTableError> {
-        loop {
-            if let Some((columns, given)) = &mut self.batch
-                && *given < columns.rows
-            {
-                let item = columns.item(*given, self.row, self.max_entry_bytes);
-                *given += 1;
-                self.row += 1;
-                return Ok(Some(item));
-            }
-            // The old batch's pages go before the next one's come.
-            self.batch = None;
-            let Some(columns) = self.next_batch()? else {
-                return Ok(None);
-            };
-            self.batch = Some((columns, 0));
-        }
-    }
-}
-
-impl Iterator for TableReader {
-    type Item = Result<TableItem, ImageTableError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.next_item().transpose()
-    }
-}
-
-/// The columns of a few rows.
-struct Columns {
-    rows: usize,
-    /// Of a Hugging Face struct: whether it is there at all.
-    image: ArrayRef,
-    bytes: BinaryViewArray,
-    path: Option<StringViewArray>,
-    key: Option<StringViewArray>,
-    caption: Option<StringViewArray>,
-    boxes: Option<ArrayRef>,
-}
-
-impl Columns {
-    fn new(batch: &RecordBatch, places: Places) -> Self {
-        let all = places.all();
-        let column = |place: usize| {
-            let position = all.binary_search(&place);
-            batch.column(position.expect("every place is among all"))
-        };
-        let text = |place: Option<usize>| place.map(|place| texts(column(place)));
-        let image = column(places.image);
-        let (bytes, path) = match image.as_struct_opt() {
-            Some(image) => (image.column_by_name("bytes"), image.column_by_name("path")),
-            None => (Some(image), None),
-        };
-        let path = path.filter(|path| is_text(path.data_type()));
-        Self {
-            rows: batch.num_rows(),
-            image: image.clone(),
-            bytes: bytes
-                .expect("the image column's type was checked")
-                .as_binary_view()
-                .clone(),
-            path: path.map(texts),
-            key: text(places.key),
-            caption: text(places.caption),
-            boxes: places.boxes.map(|place| column(place).clone()),
-        }
-    }
-
-    /// The image of a row of this batch, which is `row` of the file.
-    fn item(&self, at: usize, row: u64, max_entry_bytes: u64) -> TableItem {
-        let key = text_at(self.key.as_ref(), at)
-            .or_else(|| text_at(self.path.as_ref(), at).filter(|_| self.image.is_valid(at)));
-        let key = key.map_or_else(|| format!("{row:08}"), str::to_owned);
-        let rejected = |key, reason, detail| TableItem::Rejected {
-            row,
-            key,
-            reason,
-            detail,
-        };
-        if self.image.is_null(at) || self.bytes.is_null(at) {
-            let detail = match text_at(self.path.as_ref(), at) {
-                Some(path) => format!("the row holds no image, only its path {path:?}"),
-                None => "the row holds no image".to_owned(),
-            };
-            return rejected(key, "no_bytes", detail);
-        }
-        let bytes = self.bytes.value(at);
-        if bytes.len() as u64 > max_entry_bytes {
-            let detail = format!(
-                "{} bytes, at most {max_entry_bytes} are allowed",
-                bytes.len()
-            );
-            return rejected(key, "entry_too_large", detail);
-        }
-        let boxes = self.boxes.as_ref().map(|boxes| boxes_at(boxes, at));
-        match boxes.transpose() {
-            Err(detail) => rejected(key, "bad_boxes", detail),
-            Ok(boxes) => TableItem::Sample {
-                row,
-                key,
-                bytes: bytes.to_vec(),
-                caption: text_at(self.caption.as_ref(), at).map(str::to_owned),
-                boxes: boxes.flatten(),
-            },
         }
     }
 }

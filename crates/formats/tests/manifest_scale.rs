@@ -1,4 +1,4 @@
-//! A manifest of a million images in each format: memory, and time to look at.
+//! A manifest of a million images in each format, and their plan: memory, and time to look at.
 //!
 //! Not run by default; `cargo test --release -p maskmill-formats --test manifest_scale -- --ignored --nocapture`.
 
@@ -9,7 +9,11 @@ use std::time::Instant;
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use bytes::Bytes;
 use maskmill_formats::manifest::{Manifest, ManifestColumns, ManifestFormat};
+use maskmill_formats::plan_items::{PlanReader, PlanRow, PlanRowKind, PlanWriter};
+use maskmill_formats::rows::ParquetMeta;
 use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
 
 const ROWS: usize = 1_000_000;
 
@@ -19,7 +23,8 @@ fn uri(row: usize) -> String {
 }
 
 fn csv() -> Vec<u8> {
-    let mut text = "url,key\n".to_owned();
+    let mut text = String::with_capacity(80 << 20);
+    text.push_str("url,key\n");
     for row in 0..ROWS {
         writeln!(text, "{},{row:09}", uri(row)).unwrap();
     }
@@ -27,7 +32,7 @@ fn csv() -> Vec<u8> {
 }
 
 fn json_lines() -> Vec<u8> {
-    let mut text = String::new();
+    let mut text = String::with_capacity(100 << 20);
     for row in 0..ROWS {
         writeln!(text, "{{\"url\":\"{}\",\"key\":\"{row:09}\"}}", uri(row)).unwrap();
     }
@@ -41,7 +46,9 @@ fn parquet() -> Vec<u8> {
         let columns: [(&str, ArrayRef); 2] = [("url", Arc::new(uris)), ("key", Arc::new(keys))];
         RecordBatch::try_from_iter(columns).unwrap()
     };
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch(0..0).schema(), None).unwrap();
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
+    let properties = Some(properties.build());
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch(0..0).schema(), properties).unwrap();
     for start in (0..ROWS).step_by(10_000) {
         writer.write(&batch(start..start + 10_000)).unwrap();
     }
@@ -88,10 +95,47 @@ fn measure(name: &str, format: ManifestFormat, file: Vec<u8>) {
     assert!(peak < 350, "{name}: {peak} MiB");
 }
 
+fn measure_plan() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = memory("VmRSS:");
+    let start = Instant::now();
+    let mut writer = PlanWriter::new(&ParquetMeta::default()).unwrap();
+    for row in 0..ROWS {
+        let row = PlanRow {
+            shard: (row / 1000) as u32,
+            key: format!("{row:09}"),
+            uri: Some(uri(row)),
+            bytes: 100_000 + row as u64 * 7919 % 100_000,
+            etag: None,
+            kind: PlanRowKind::Image,
+            reason: None,
+            detail: None,
+            caption: None,
+            boxes: None,
+        };
+        writer.push(row).unwrap();
+    }
+    let file = Bytes::from(writer.finish().unwrap());
+    let written = start.elapsed();
+    let megabytes = file.len() >> 20;
+    let rows = PlanReader::open(file)
+        .unwrap()
+        .filter(Result::is_ok)
+        .count();
+    assert_eq!(rows, ROWS);
+    let peak = memory("VmHWM:");
+    println!(
+        "plan: file {megabytes} MiB, resident before {before} MiB, peak {peak} MiB, written {written:.2?}, and read {:.2?}",
+        start.elapsed()
+    );
+    assert!(peak < before + 150, "{peak} MiB");
+}
+
 #[test]
 #[ignore = "takes some seconds and measures the whole process"]
 fn a_million_rows_take_bounded_memory() {
     measure("Parquet", ManifestFormat::Parquet, parquet());
     measure("CSV", ManifestFormat::Csv, csv());
     measure("JSON lines", ManifestFormat::JsonLines, json_lines());
+    measure_plan();
 }

@@ -15,6 +15,7 @@ use maskmill_storage::{
     ShardStats, ShardSummary,
 };
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 
 use crate::meter::{Stage, StageTimes};
 use crate::stages::{FinishedImage, hex};
@@ -147,7 +148,8 @@ impl Assembler {
             let commit = self.commits.commit_shard(shard.id.0, parts, summary);
             Ok(commit.await?)
         };
-        (committed.await, start.elapsed())
+        let span = tracing::debug_span!("commit", shard = %shard.id);
+        (committed.instrument(span).await, start.elapsed())
     }
 }
 

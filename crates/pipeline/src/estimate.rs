@@ -125,14 +125,14 @@ pub fn make_plan(
             report.images_left = report.images.map(|images| images as f64);
             report.count_rejects(&cut.items);
             report.planned_in = start.elapsed();
-            spread(cut.items, measure)
+            spread(&cut.items, measure)
         }
         (None, PlanMode::Write) => {
             let (record, planner) = identity()?;
             // An empty source leaves nothing behind.
             let items = planner.list(&source)?;
             report.count_rejects(&items);
-            let samples = spread(items.clone(), measure);
+            let samples = spread(&items, measure);
             let store = OutputStore::open(&location, &stores)?;
             runtime.block_on(claim(&store, &record.to_json()))?;
             let plan = planner.freeze(&store, items)?;
@@ -280,9 +280,9 @@ impl PlanReport {
 }
 
 /// A few single images, evenly over the plan.
-fn spread(items: Vec<Item>, count: usize) -> Vec<Item> {
-    let usable: Vec<Item> = items
-        .into_iter()
+fn spread(items: &[Item], count: usize) -> Vec<Item> {
+    let usable: Vec<&Item> = items
+        .iter()
         .filter(|item| matches!(item.kind, ItemKind::Image) && item.reject().is_none())
         .collect();
     let count = count.min(usable.len());
@@ -304,7 +304,7 @@ fn stored_samples(
         return Ok(Vec::new());
     }
     let items = runtime.block_on(crate::plan_items::load(store, file));
-    Ok(spread(items.map_err(PlanningError::from)?, count))
+    Ok(spread(&items.map_err(PlanningError::from)?, count))
 }
 
 #[cfg(test)]
@@ -323,7 +323,7 @@ mod tests {
         };
         let items: Vec<Item> = (0..10).map(|n| item(&n.to_string())).collect();
         let keys = |count| -> Vec<String> {
-            let samples = spread(items.clone(), count).into_iter();
+            let samples = spread(&items, count).into_iter();
             samples.map(|item| item.key.to_string()).collect()
         };
         assert_eq!(keys(2), ["2", "7"]);

@@ -29,9 +29,11 @@ impl JobOutput {
     /// # Errors
     /// Shards are missing, a marker cannot be read, or the store fails.
     pub fn finalize(&self) -> Result<Finalized, OutputError> {
-        let markers = self.markers()?;
+        let mut markers = self.markers()?;
+        // Whatever else is there: another machine may have extended the plan since it was read here.
+        markers.retain(|marker| self.planned(marker.shard).is_some());
         let planned = self.plan().shards().count() as u64;
-        let missing = planned.saturating_sub(markers.len() as u64);
+        let missing = planned - markers.len() as u64;
         if missing > 0 {
             let failed = self.failures(&self.committed_shards()?)?.len() as u64;
             return Err(OutputError::Unfinished {

@@ -184,7 +184,7 @@ struct Desk<'a> {
     by_id: HashMap<ShardId, &'a Shard>,
     open: BTreeMap<Attempt, OpenShard>,
     given_up: HashSet<Attempt>,
-    committing: usize,
+    committing: BTreeSet<ShardId>,
     committed_in: Sender<Committed>,
     committed: Receiver<Committed>,
     summary: Summary,
@@ -215,7 +215,7 @@ impl<'a> Desk<'a> {
             by_id: flow.shards.iter().map(|shard| (shard.id, shard)).collect(),
             open: BTreeMap::new(),
             given_up: HashSet::new(),
-            committing: 0,
+            committing: BTreeSet::new(),
             committed_in,
             committed,
             summary,
@@ -229,7 +229,7 @@ impl<'a> Desk<'a> {
         let nothing = never();
         while self.stopped.is_none() {
             // With enough commits under way, rows wait: their memory is bounded by the channel.
-            let rows = match self.committing < COMMITS_AT_ONCE {
+            let rows = match self.committing.len() < COMMITS_AT_ONCE {
                 true => &assembled,
                 false => &nothing,
             };
@@ -246,7 +246,7 @@ impl<'a> Desk<'a> {
         }
         // Stages that still send find nobody there, and end.
         drop(assembled);
-        while self.committing > 0 {
+        while !self.committing.is_empty() {
             let done = self.committed.recv();
             self.finish(done.expect("this desk holds a sender"));
         }
@@ -331,9 +331,12 @@ impl<'a> Desk<'a> {
         self.note_open();
     }
 
+    /// Shards that are begun and not committed, for the heartbeat.
     fn note_open(&self) {
+        let begun = self.open.keys().map(|attempt| &attempt.shard);
+        let begun = begun.chain(&self.committing).map(|shard| shard.0);
         let mut now = self.open_now.lock().expect("no panic while it is held");
-        *now = self.open.keys().map(|attempt| attempt.shard.0).collect();
+        *now = begun.collect();
     }
 
     fn commit_if_whole(&mut self, attempt: Attempt) {
@@ -344,12 +347,12 @@ impl<'a> Desk<'a> {
             .open
             .remove(&attempt)
             .expect("it was looked at just now");
-        self.note_open();
         let id = attempt.shard;
+        self.committing.insert(id);
+        self.note_open();
         let shard = self.by_id[&id].clone();
         let (assembler, done) = (self.flow.assembler.clone(), self.committed_in.clone());
-        self.committing += 1;
-        self.meter.queue(Stage::Commit, self.committing);
+        self.meter.queue(Stage::Commit, self.committing.len());
         self.flow.runtime.spawn(async move {
             let (outcome, spent) = assembler.commit(shard, whole).await;
             // The desk waits for all of them.
@@ -362,8 +365,9 @@ impl<'a> Desk<'a> {
     }
 
     fn finish(&mut self, done: Committed) {
-        self.committing -= 1;
-        self.meter.queue(Stage::Commit, self.committing);
+        self.committing.remove(&done.shard);
+        self.note_open();
+        self.meter.queue(Stage::Commit, self.committing.len());
         self.meter.busy(Stage::Commit, done.spent);
         match done.outcome {
             Ok(Commit::Committed(marker)) => {
@@ -377,7 +381,8 @@ impl<'a> Desk<'a> {
                 tracing::info!(shard = %done.shard, "another worker has committed it");
                 self.summary.resumed += 1;
             }
-            Err(ShardError::Commit(CommitError::Storage(source))) if stops(&source) => {
+            // Every later write would fail too, after as long a time of retries.
+            Err(ShardError::Commit(CommitError::Storage(source))) => {
                 self.stop_writing(done.shard, source);
             }
             Err(error) => self.fail(done.shard, 1, describe(&error)),
@@ -433,16 +438,6 @@ impl<'a> Desk<'a> {
     fn stop(&mut self, error: RunError) {
         self.stopped.get_or_insert(error);
     }
-}
-
-/// Whether every later write would fail too.
-fn stops(error: &StorageError) -> bool {
-    matches!(
-        error,
-        StorageError::Full { .. }
-            | StorageError::PermissionDenied { .. }
-            | StorageError::Credentials { .. }
-    )
 }
 
 /// Starts a stage's thread, named after it.

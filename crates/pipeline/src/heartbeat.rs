@@ -14,7 +14,9 @@ use tokio::task::JoinHandle;
 
 use crate::meter::Meter;
 
-/// Between two signs of life.
+/// Between the first two signs of life: soon there are shards to tell of. It doubles.
+const FIRST: Duration = Duration::from_secs(1);
+/// Between two signs of life, later on.
 const EVERY: Duration = Duration::from_secs(15);
 /// A worker that was silent for this long is taken for dead.
 pub(crate) const SILENT: Duration = Duration::from_secs(90);
@@ -57,6 +59,7 @@ impl Heartbeat {
         let path = layout::worker(&worker);
         let (to, at) = (store.clone(), path.clone());
         let task = runtime.spawn(async move {
+            let mut pause = FIRST;
             loop {
                 let now = meter.snapshot();
                 let report = WorkerReport {
@@ -72,7 +75,8 @@ impl Heartbeat {
                 if let Err(error) = to.replace(&at, json.into()).await {
                     tracing::debug!(%error, "no sign of life could be left");
                 }
-                tokio::time::sleep(EVERY).await;
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(EVERY);
             }
         });
         Self {

@@ -333,14 +333,15 @@ impl JobOutput {
         }
     }
 
-    /// The rows of one image.
+    /// The rows of one image; if it was rejected and tried again, those of the last time.
     ///
     /// # Errors
     /// No committed shard has it, or as [`JobOutput::shard`].
     pub fn image(&self, key: &str) -> Result<ImageRows, OutputError> {
         let mut nearest: Option<(usize, String)> = None;
-        for marker in self.markers()? {
-            for rows in self.shard(&marker)? {
+        // Retries have higher numbers than what they repeat.
+        for marker in self.markers()?.iter().rev() {
+            for rows in self.shard(marker)? {
                 let found = &rows.image.image_key;
                 if found == key {
                     return Ok(rows);
@@ -368,14 +369,19 @@ impl JobOutput {
         let Some(bytes) = self.runtime.block_on(self.store.get(&part.path))? else {
             return Err(OutputError::MissingPart { shard, path });
         };
+        let changed = |detail| OutputError::ChangedPart {
+            shard,
+            path,
+            detail,
+        };
+        if bytes.len() as u64 != part.bytes {
+            let detail = format!("{} bytes, the marker says {}", bytes.len(), part.bytes);
+            return Err(changed(detail));
+        }
         let sha256 = hex(&Sha256::digest(&bytes));
         if sha256 != part.sha256 {
             let detail = format!("sha256 {sha256}, the marker says {}", part.sha256);
-            return Err(OutputError::ChangedPart {
-                shard,
-                path,
-                detail,
-            });
+            return Err(changed(detail));
         }
         Ok(bytes)
     }

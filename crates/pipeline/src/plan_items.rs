@@ -34,6 +34,16 @@ pub enum PlanItemsError {
         /// Why.
         source: RowsError,
     },
+    /// The file has other items than were planned.
+    #[error("{path} in {location} is not the file that was planned: {source}")]
+    Edited {
+        /// The output.
+        location: String,
+        /// The file.
+        path: String,
+        /// What differs.
+        source: PlanError,
+    },
     /// The file is gone.
     #[error(
         "{path} in {location} is missing, though the plan names it; restore it, or plan into a new output"
@@ -83,14 +93,16 @@ impl PlanItems {
 
     /// The items of `shard`, checked against its digest.
     pub(crate) async fn of(&self, shard: &Shard) -> Result<Vec<Item>, PlanItemsError> {
-        let items = match self {
+        match self {
             Self::Held { shards, items } => {
                 let first: u64 = shards
                     .iter()
                     .take_while(|s| s.id != shard.id)
                     .map(|s| u64::from(s.items))
                     .sum();
-                part_of(items, first, shard.items)
+                let items = part_of(items, first, shard.items);
+                check_items(shard, &items)?;
+                Ok(items)
             }
             Self::Stored {
                 store,
@@ -113,11 +125,10 @@ impl PlanItems {
                 };
                 let before = file.shards.iter().take_while(|s| s.id != shard.id);
                 let first: u64 = before.map(|s| u64::from(s.items)).sum();
-                part_of(&items, first, shard.items)
+                // All of the file was checked when it was loaded.
+                Ok(part_of(&items, first, shard.items))
             }
-        };
-        check_items(shard, &items)?;
-        Ok(items)
+        }
     }
 }
 
@@ -132,7 +143,7 @@ fn part_of(items: &[Item], first: u64, count: u32) -> Vec<Item> {
         .collect()
 }
 
-/// All items of a file.
+/// All items of a file, checked against the digests of its shards.
 pub(crate) async fn load(
     store: &OutputStore,
     file: &SegmentFile,
@@ -141,12 +152,43 @@ pub(crate) async fn load(
     let Some(bytes) = store.get(&file.path).await? else {
         return Err(PlanItemsError::Missing { location, path });
     };
-    let (rows, _) = read_plan_rows(bytes).map_err(|source| PlanItemsError::Rows {
-        location,
-        path,
-        source,
-    })?;
-    Ok(rows.into_iter().map(item).collect())
+    let rows = match read_plan_rows(bytes) {
+        Ok((rows, _)) => rows,
+        Err(source) => {
+            return Err(PlanItemsError::Rows {
+                location,
+                path,
+                source,
+            });
+        }
+    };
+    let items: Vec<Item> = rows.into_iter().map(item).collect();
+    match check_file(file, &items) {
+        Ok(()) => Ok(items),
+        Err(source) => Err(PlanItemsError::Edited {
+            location,
+            path,
+            source,
+        }),
+    }
+}
+
+/// Whether `items` are those of the file's shards.
+fn check_file(file: &SegmentFile, items: &[Item]) -> Result<(), PlanError> {
+    let mut rest = items;
+    for (index, shard) in file.shards.iter().enumerate() {
+        // The last has whatever is left: items behind it are seen too.
+        let is_last = index + 1 == file.shards.len();
+        let count = if is_last {
+            rest.len()
+        } else {
+            rest.len().min(shard.items as usize)
+        };
+        let (of_shard, behind) = rest.split_at(count);
+        check_items(shard, of_shard)?;
+        rest = behind;
+    }
+    Ok(())
 }
 
 /// The file of the items of `shards`, which begin at the first of `items`.

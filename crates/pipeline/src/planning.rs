@@ -60,6 +60,16 @@ pub enum PlanningError {
     /// The plan's items.
     #[error(transparent)]
     Items(#[from] PlanItemsError),
+    /// A head is gone, and what was written after it is there.
+    #[error(
+        "{path} in {location} is missing, though there is what was done by it; restore it, or plan into a new output"
+    )]
+    NoHead {
+        /// The output.
+        location: String,
+        /// The head.
+        path: String,
+    },
     /// The items could not be encoded.
     #[error("the plan could not be written as Parquet: {0}")]
     Rows(#[from] RowsError),
@@ -112,8 +122,18 @@ pub struct Changes {
 pub(crate) async fn read_plan(store: &OutputStore) -> Result<Option<Plan>, PlanningError> {
     let mut segments = Vec::new();
     loop {
-        let path = layout::plan_head(segments.len() as u32);
-        let Some(bytes) = store.get(&path).await? else {
+        let number = segments.len() as u32;
+        let path = layout::plan_head(number);
+        let mut found = store.get(&path).await?;
+        if found.is_none() && has_what_follows(store, number).await? {
+            // Unless another machine has just written both.
+            found = store.get(&path).await?;
+            if found.is_none() {
+                let location = store.location().to_owned();
+                return Err(PlanningError::NoHead { location, path });
+            }
+        }
+        let Some(bytes) = found else {
             break;
         };
         let name = format!("{path} in {}", store.location());
@@ -123,6 +143,18 @@ pub(crate) async fn read_plan(store: &OutputStore) -> Result<Option<Plan>, Plann
         true => Ok(None),
         false => Ok(Some(Plan::of(segments)?)),
     }
+}
+
+/// Whether there is something that is only written when the head of `segment` is there: a later head, or
+/// committed shards. Another plan must not take the place of a head that was deleted.
+async fn has_what_follows(store: &OutputStore, segment: u32) -> Result<bool, StorageError> {
+    let head = layout::plan_head(segment);
+    let plan = store.list_shallow(layout::PLAN).await?;
+    let mut paths = plan.objects.iter().map(|object| object.path.as_str());
+    if paths.any(|path| layout::is_plan_head(path) && *path > *head) {
+        return Ok(true);
+    }
+    Ok(segment == 0 && !store.list(layout::COMMITS).await?.is_empty())
 }
 
 impl Planner {

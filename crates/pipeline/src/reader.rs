@@ -17,7 +17,7 @@ use maskmill_formats::decode::{DecodeLimits, dimensions};
 use maskmill_formats::image_table::{ImageTable, ImageTableColumns, TableItem};
 use maskmill_formats::rows::{ImageStatus, read_images};
 use maskmill_formats::tar_shard::{TarError, TarItem, TarLimits, TarReader};
-use maskmill_job::{Item, ItemKind, Limits, Shard, ShardId};
+use maskmill_job::{Item, ItemKind, Limits, Shard, ShardId, redacted};
 use maskmill_masks::ImageSize;
 use maskmill_storage::{
     Blob, CommitStore, Expect, ReadError, SourceStore, StorageError, layout, read_error,
@@ -489,7 +489,7 @@ fn carried(item: &Item) -> Carried {
 
 /// What cannot be read of a file that holds many images.
 fn interrupt(error: &ReadError, at: &str) -> Interrupted {
-    let cause = format!("{at}: {}", describe(error));
+    let cause = format!("{}: {}", redacted(at), describe(error));
     if error.is_credentials() {
         return Interrupted::Job(cause);
     }
@@ -498,29 +498,29 @@ fn interrupt(error: &ReadError, at: &str) -> Interrupted {
 }
 
 /// What cannot be read of one image: its row, if that is its own fault.
+///
+/// A list of addresses from the web always has servers in it that are gone. That is the images' fault,
+/// where the silence of a bucket would be the store's.
 fn reject_or_interrupt(error: &ReadError, at: &str) -> Result<Rejection, Interrupted> {
-    match error.reject_reason() {
+    let is_web = at.starts_with("http://") || at.starts_with("https://");
+    let unreachable = matches!(error, ReadError::Transient { .. }) && is_web;
+    match error
+        .reject_reason()
+        .or(unreachable.then_some("unreachable"))
+    {
         None => Err(interrupt(error, at)),
         Some(reason) => Ok(Rejection {
             reason: reason.to_owned(),
-            detail: format!("{}: {}", without_query(at), describe(error)),
+            detail: format!("{}: {}", redacted(at), describe(error)),
         }),
-    }
-}
-
-/// The query of an address may be a signature.
-fn without_query(at: &str) -> &str {
-    match at.contains("://") {
-        true => at.split('?').next().unwrap_or(at),
-        false => at,
     }
 }
 
 fn of_io(error: &io::Error, at: &str) -> Interrupted {
     match read_error(error) {
-        Some(error) => interrupt(error, without_query(at)),
+        Some(error) => interrupt(error, at),
         None => Interrupted::Shard {
-            cause: format!("{}: {}", without_query(at), describe(error)),
+            cause: format!("{}: {}", redacted(at), describe(error)),
             may_pass: true,
         },
     }
@@ -561,8 +561,20 @@ mod tests {
     }
 
     #[test]
-    fn queries_are_not_repeated() {
-        assert_eq!(without_query("https://h/a.jpg?sig=x"), "https://h/a.jpg");
-        assert_eq!(without_query("a?b.jpg"), "a?b.jpg");
+    fn causes_and_details_do_not_repeat_what_an_address_hides() {
+        let at = "https://user:hunter2@h/a.jpg?X-Amz-Signature=hunter2";
+        let lasting = reject_or_interrupt(&ReadError::Missing, at);
+        let Ok(Rejection { detail, .. }) = lasting else {
+            panic!("a missing image is a row")
+        };
+        let Interrupted::Shard { cause, .. } = interrupt(&ReadError::Missing, at) else {
+            panic!("a missing tar ends its shard")
+        };
+        for text in [detail, cause] {
+            assert!(
+                text.contains("h/a.jpg") && !text.contains("hunter2"),
+                "{text}"
+            );
+        }
     }
 }

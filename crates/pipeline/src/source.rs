@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use maskmill_formats::image_table::{ImageTable, ImageTableColumns, ImageTableError};
-use maskmill_formats::manifest::{Manifest, ManifestColumns, ManifestError, ManifestFormat};
+use maskmill_formats::manifest::{
+    Manifest, ManifestColumns, ManifestError, ManifestFormat, ManifestReject, ManifestRow,
+};
 use maskmill_formats::tar_shard::is_image_extension;
 use maskmill_job::{Config, Extras, Item, ItemKind, Reject, Source};
 use maskmill_storage::{
@@ -335,45 +337,105 @@ fn of_manifest(
     let manifest = Manifest::read(bytes, format, columns);
     let manifest = manifest.map_err(|source| InputError::Manifest { at: at(), source })?;
     let mut items = Vec::with_capacity(manifest.len());
-    for row in manifest.rows() {
-        let row = match row {
-            Ok(row) => row,
-            Err(reject) => {
-                let key = reject
-                    .key
-                    .unwrap_or_else(|| format!("row-{:08}", reject.row));
-                items.push(rejected_item(&key, reject.reason, reject.detail));
-                continue;
-            }
-        };
-        let key = row.key.unwrap_or_else(|| key_of_uri(row.uri));
-        let has_extras = row.caption.is_some() || row.boxes.is_some();
-        items.push(Item {
-            key: key.into(),
-            uri: (key != row.uri).then(|| row.uri.into()),
-            bytes: row.bytes.unwrap_or(0),
-            etag: None,
-            kind: ItemKind::Image,
-            extras: has_extras.then(|| {
-                Box::new(Extras {
-                    reject: None,
-                    caption: row.caption.map(str::to_owned),
-                    boxes: row.boxes,
-                })
-            }),
-        });
-    }
+    manifest.drain(|row| items.push(of_row(row)));
+    reject_duplicates(&mut items);
     Ok(items)
 }
 
-/// A key for an image that is only an address: `https://h/a/b.jpg?x=1` is `h/a/b.jpg`. Queries may
-/// be signatures, and schemes and leading slashes make no file names.
-fn key_of_uri(uri: &str) -> &str {
-    match uri.split_once("://") {
-        Some((_, rest)) => rest.split(['?', '#']).next().unwrap_or(rest),
-        None => uri,
+fn of_row(row: Result<ManifestRow<'_>, ManifestReject>) -> Item {
+    let row = match row {
+        Ok(row) => row,
+        Err(reject) => {
+            let numbered = || format!("row-{:08}", reject.row);
+            let key = reject.key.unwrap_or_else(numbered);
+            return rejected_item(&key, reject.reason, reject.detail);
+        }
+    };
+    let key = row.key.unwrap_or_else(|| key_of_uri(row.uri));
+    let has_extras = row.caption.is_some() || row.boxes.is_some();
+    Item {
+        key: key.into(),
+        uri: (key != row.uri).then(|| row.uri.into()),
+        bytes: row.bytes.unwrap_or(0),
+        etag: None,
+        kind: ItemKind::Image,
+        extras: has_extras.then(|| {
+            Box::new(Extras {
+                reject: None,
+                caption: row.caption.map(str::to_owned),
+                boxes: row.boxes,
+            })
+        }),
     }
-    .trim_start_matches('/')
+}
+
+/// Of several rows with one key the first that can be used keeps it. Each of the others becomes a
+/// rejected row with a key of its own, `KEY#2` and so on: an image's rows are found by its key.
+fn reject_duplicates(items: &mut [Item]) {
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_unstable_by_key(|at| (&items[*at].key, items[*at].reject().is_some(), *at));
+    let is_taken = |key: &str| {
+        let found = order.binary_search_by(|at| (*items[*at].key).cmp(key));
+        found.is_ok()
+    };
+    let mut renamed: Vec<(usize, String)> = Vec::new();
+    let mut number = 1;
+    for pair in order.windows(2) {
+        let (key, at) = (&items[pair[0]].key, pair[1]);
+        if *key != items[at].key {
+            number = 1;
+            continue;
+        }
+        let name = loop {
+            number += 1;
+            let name = format!("{key}#{number}");
+            if !is_taken(&name) {
+                break name;
+            }
+        };
+        renamed.push((at, name));
+    }
+    for (at, name) in renamed {
+        let item = &mut items[at];
+        let detail = format!("another row of the manifest has the key {:?}", item.key);
+        item.key = name.into();
+        let extras = item.extras.get_or_insert_default();
+        extras.reject.get_or_insert(Reject {
+            reason: "duplicate_key".to_owned(),
+            detail,
+        });
+    }
+}
+
+/// A key for an image that is only an address: `https://h/a/b.jpg?x=1` is `h/a/b.jpg`. Queries may
+/// be signatures, and schemes and leading slashes make no file names. In a bucket `?` and `#` are
+/// characters of a key like any other.
+fn key_of_uri(uri: &str) -> &str {
+    let key = match uri.split_once("://") {
+        Some((scheme, rest)) => {
+            let schemes = ["file", "http", "https"];
+            let has_query = schemes.iter().any(|s| scheme.eq_ignore_ascii_case(s));
+            let queries: &[char] = if has_query { &['?', '#'] } else { &[] };
+            without_user(rest.split(queries).next().unwrap_or(rest))
+        }
+        None => uri,
+    };
+    key.trim_start_matches('/')
+}
+
+/// `host/path` of `user:password@host/path`. Such an address is refused when it is read; the key of
+/// its row must not repeat the password.
+fn without_user(rest: &str) -> &str {
+    let authority = rest.split('/').next().unwrap_or(rest);
+    if let Some(at) = authority.rfind('@') {
+        return &rest[at + 1..];
+    }
+    let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+    if authority.ends_with(']') || port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return rest;
+    }
+    // A `/` in the password hides the `@` behind it.
+    rest.rsplit_once('@').map_or("(hidden)", |(_, host)| host)
 }
 
 /// `s3://b/lists/a.csv` is `a.csv` in `s3://b/lists`.
@@ -402,6 +464,44 @@ mod tests {
     }
 
     #[test]
+    fn every_row_of_a_manifest_gets_a_key_of_its_own() {
+        let image = |key: &str| Item {
+            extras: None,
+            ..rejected_item(key, "", String::new())
+        };
+        let mut items = vec![
+            rejected_item("a", "bad_boxes", String::new()),
+            image("b"),
+            image("a"),
+            image("b"),
+            image("b#2"),
+            image("b"),
+        ];
+        reject_duplicates(&mut items);
+        let found: Vec<(&str, Option<&str>)> = items
+            .iter()
+            .map(|item| {
+                (
+                    &*item.key,
+                    item.reject().map(|reject| reject.reason.as_str()),
+                )
+            })
+            .collect();
+        let twice = Some("duplicate_key");
+        assert_eq!(
+            found,
+            [
+                ("a#2", Some("bad_boxes")),
+                ("b", None),
+                ("a", None),
+                ("b#3", twice),
+                ("b#2", None),
+                ("b#4", twice)
+            ]
+        );
+    }
+
+    #[test]
     fn addresses_become_keys_without_secrets_or_schemes() {
         for (uri, key) in [
             ("a/b.jpg", "a/b.jpg"),
@@ -409,7 +509,14 @@ mod tests {
             ("/data/b.jpg", "data/b.jpg"),
             ("file:///data/b.jpg", "data/b.jpg"),
             ("s3://bucket/a b.jpg", "bucket/a b.jpg"),
+            ("s3://bucket/a?1#2.jpg", "bucket/a?1#2.jpg"),
             ("https://h/a.jpg?X-Amz-Signature=1#f", "h/a.jpg"),
+            ("HTTPS://h:80/a.jpg?X-Amz-Signature=1", "h:80/a.jpg"),
+            ("https://u:S@h/me@home.jpg", "h/me@home.jpg"),
+            ("https://u:S/S@h/a.jpg", "h/a.jpg"),
+            ("https://u:S/a.jpg", "(hidden)"),
+            ("s3://ID:S@bucket/a.jpg", "bucket/a.jpg"),
+            ("http://[::1]:9000/a.jpg", "[::1]:9000/a.jpg"),
         ] {
             assert_eq!(key_of_uri(uri), key);
         }

@@ -1,6 +1,6 @@
 //! Re-reads an output and says everything that is wrong with it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use maskmill_formats::rows::{ImageStatus, MaskRow};
 use maskmill_job::{Item, ItemKind, Shard};
@@ -182,7 +182,7 @@ fn missing(items: &[Item], rows: &[ImageRows], is_retry: bool) -> Vec<String> {
 impl Verification {
     fn check(&mut self, marker: &Marker, rows: &[ImageRows], is_retry: bool, seen: &mut Seen) {
         let shard = marker.shard;
-        let mut rejected = 0;
+        let mut rejects: BTreeMap<String, u64> = BTreeMap::new();
         for ImageRows { image, masks } in rows {
             self.images += 1;
             self.masks += masks.len() as u64;
@@ -208,7 +208,8 @@ impl Verification {
                 ));
             }
             if image.status == ImageStatus::Rejected {
-                rejected += 1;
+                let reason = image.reason.clone().unwrap_or_default();
+                *rejects.entry(reason).or_default() += 1;
                 if image.reason.is_none() || !masks.is_empty() {
                     problem("a rejected image has a reason and no masks".to_owned());
                 }
@@ -223,10 +224,15 @@ impl Verification {
                 }
             }
         }
-        if rejected != marker.images_rejected {
+        let rejected: u64 = rejects.values().sum();
+        let ok = rows.len() as u64 - rejected;
+        let counts = (ok, rejected, &rejects);
+        let told = (marker.images_ok, marker.images_rejected, &marker.rejects);
+        if counts != told {
             self.problems.push(format!(
-                "shard {shard:06}: {rejected} images are rejected, its marker says {}",
-                marker.images_rejected
+                "shard {shard:06}: {ok} images are ok and {rejected} rejected {rejects:?}, its marker says \
+                 {} and {} {:?}",
+                told.0, told.1, told.2
             ));
         }
     }

@@ -29,7 +29,10 @@ const SLOWEST_UPLOAD: u64 = 256 << 10;
 /// Bytes of an error's body that are looked at.
 const LONGEST_ERROR: usize = 64 << 10;
 
-/// What all stores together have done since the program began.
+/// Where a machine of a cloud asks who it is, whatever the service's address.
+pub(crate) const METADATA_PATHS: [&str; 2] = ["/latest/api/token", "/latest/meta-data/"];
+
+/// What all remote stores together have done since the program began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreCounters {
     /// Requests sent, repeated ones too.
@@ -180,9 +183,13 @@ impl Watched {
     }
 }
 
-/// Whether it is a service, on a link-local address, that hands out credentials to this machine.
+/// Whether it is a service that hands out credentials to this machine or container.
 fn hands_out_credentials(uri: &Uri) -> bool {
-    uri.host().is_some_and(|host| host.starts_with("169.254."))
+    let link_local = uri.host().is_some_and(|host| host.starts_with("169.254."));
+    link_local
+        || METADATA_PATHS
+            .iter()
+            .any(|path| uri.path().starts_with(path))
 }
 
 /// The methods stores use; a server cannot make more labels.

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 
 use object_store::Error as ObjectError;
 
+use crate::retry::used_up;
 use crate::verdict::{StoreFailure, Verdict, root_kind, verdict};
 
 /// A store could not be opened, read or written.
@@ -123,6 +124,14 @@ impl StorageError {
     /// Whether a later attempt may succeed.
     pub fn is_transient(&self) -> bool {
         matches!(self, StorageError::Transient { .. })
+    }
+
+    /// Whether the same request is to be sent again at once.
+    pub(crate) fn is_to_be_retried(&self) -> bool {
+        match self {
+            StorageError::Transient { source, .. } => !used_up(&source.to_string()),
+            _ => false,
+        }
     }
 
     /// Sorts a store's error.

@@ -247,7 +247,7 @@ impl OutputStore {
         let at = self.object_path("write", path)?;
         let in_doubt = AtomicBool::new(false);
         let once = || self.create(path, &at, &bytes, &in_doubt);
-        self.retry.run(once, StorageError::is_transient).await
+        self.retry.run(once, StorageError::is_to_be_retried).await
     }
 
     async fn create(
@@ -311,7 +311,7 @@ impl OutputStore {
                 false => Err(self.failed("write", path, &error)),
             }
         };
-        self.retry.run(once, StorageError::is_transient).await
+        self.retry.run(once, StorageError::is_to_be_retried).await
     }
 
     async fn upload(&self, at: &ObjectPath, mut bytes: Bytes) -> Result<(), ObjectError> {
@@ -347,7 +347,7 @@ impl OutputStore {
             let put = self.store.put(&at, bytes.clone().into()).await;
             put.map_err(|error| self.failed("write", path, &error))
         };
-        self.retry.run(once, StorageError::is_transient).await?;
+        self.retry.run(once, StorageError::is_to_be_retried).await?;
         Ok(())
     }
 
@@ -377,7 +377,7 @@ impl OutputStore {
             }
             Ok(())
         };
-        self.retry.run(once, StorageError::is_transient).await
+        self.retry.run(once, StorageError::is_to_be_retried).await
     }
 
     /// The bytes of an object; `None` if there is none. Changes nothing.
@@ -393,7 +393,7 @@ impl OutputStore {
                 Err(error) => Err(self.failed("read", path, &error)),
             }
         };
-        self.retry.run(once, StorageError::is_transient).await
+        self.retry.run(once, StorageError::is_to_be_retried).await
     }
 
     async fn get_once(&self, at: &ObjectPath) -> Result<Bytes, ObjectError> {
@@ -427,7 +427,7 @@ impl OutputStore {
                 Err(error) => Err(self.failed("read", path, &error)),
             }
         };
-        self.retry.run(once, StorageError::is_transient).await
+        self.retry.run(once, StorageError::is_to_be_retried).await
     }
 
     /// All objects below the directory `prefix` (`""` for all), sorted by path. Unfinished writes
@@ -442,7 +442,7 @@ impl OutputStore {
             let listed = listed.await;
             listed.map_err(|error| self.failed("list", prefix, &error))
         };
-        let listed = self.retry.run(once, StorageError::is_transient).await?;
+        let listed = self.retry.run(once, StorageError::is_to_be_retried).await?;
         Ok(sorted(listed))
     }
 
@@ -456,7 +456,7 @@ impl OutputStore {
             let listed = self.store.list_with_delimiter(Some(&at)).await;
             listed.map_err(|error| self.failed("list", prefix, &error))
         };
-        let listed = self.retry.run(once, StorageError::is_transient).await?;
+        let listed = self.retry.run(once, StorageError::is_to_be_retried).await?;
         let directories = listed.common_prefixes.iter().map(ToString::to_string);
         let mut directories: Vec<String> = directories.collect();
         directories.sort();
@@ -481,7 +481,7 @@ impl OutputStore {
             let first = objects.try_next().await;
             first.map_err(|error| self.failed("list", "", &error))
         };
-        let first = self.retry.run(once, StorageError::is_transient).await?;
+        let first = self.retry.run(once, StorageError::is_to_be_retried).await?;
         Ok(first.map(|meta| meta.location.to_string()))
     }
 

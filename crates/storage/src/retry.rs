@@ -13,6 +13,22 @@ use object_store::{BackoffConfig, RetryConfig};
 
 use crate::options::StoreOptions;
 
+/// Whether an error's message is object_store's that all retries are used up. What it retries by
+/// itself is not to be retried again on top: it would be the square of what is set.
+pub(crate) fn used_up(message: &str) -> bool {
+    let number = |text: &str| -> Option<u32> {
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
+        text[..digits].parse().ok()
+    };
+    let Some((before, after)) = message.split_once(" retries, max_retries: ") else {
+        return false;
+    };
+    let done = before.rsplit(' ').next().and_then(number);
+    done.is_some() && done >= number(after)
+}
+
 /// How often and how long something is tried again.
 #[derive(Debug, Clone)]
 pub(crate) struct Retry {
@@ -55,12 +71,12 @@ impl Retry {
         }
     }
 
-    /// Runs `attempt` until it succeeds, fails with an error that is not `transient`, or the
+    /// Runs `attempt` until it succeeds, fails with an error that is not `to_be_retried`, or the
     /// retries or the time are used up: then its last error.
     pub(crate) async fn run<T, E, F>(
         &self,
         mut attempt: impl FnMut() -> F,
-        transient: impl Fn(&E) -> bool,
+        to_be_retried: impl Fn(&E) -> bool,
     ) -> Result<T, E>
     where
         F: Future<Output = Result<T, E>>,
@@ -77,11 +93,32 @@ impl Retry {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            let wait = waits.next().filter(|_| transient(&error));
+            let wait = waits.next().filter(|_| to_be_retried(&error));
             match wait.filter(|wait| begin.elapsed() + *wait <= self.within) {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn used_up_retries_are_told_from_others() {
+        let message = |done| {
+            format!(
+                "Generic S3 error: Error performing GET http://h/b in 3ms, after {done} retries, \
+                 max_retries: 8, retry_timeout: 180s  - Server returned 500"
+            )
+        };
+        assert!(used_up(&message(8)));
+        assert!(!used_up(&message(7)));
+        assert!(!used_up(
+            "Error performing PUT http://h/b in 3ms - timed out"
+        ));
+        assert!(!used_up("many retries, max_retries: few"));
     }
 }

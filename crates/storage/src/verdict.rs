@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use object_store::Error as ObjectError;
 use object_store::client::HttpError;
 
+use crate::connect::METADATA_PATHS;
 use crate::redact::{element, redacted};
 
 /// What the caller does about an error.
@@ -81,8 +82,8 @@ pub(crate) fn verdict(error: &ObjectError) -> Verdict {
     if TRANSIENT_CODES.contains(&code) {
         return Verdict::Transient;
     }
-    // Addresses of the services that hand out credentials to machines and containers.
-    if text.contains("://169.254.") {
+    // Of the services that hand out credentials to machines and containers.
+    if text.contains("://169.254.") || METADATA_PATHS.iter().any(|path| text.contains(path)) {
         return Verdict::Credentials(NONE.to_string());
     }
     match error {
@@ -102,6 +103,17 @@ pub(crate) fn verdict(error: &ObjectError) -> Verdict {
             None => Verdict::Permanent,
         },
     }
+}
+
+/// Whether a server refused because the time of a signed URL is over.
+pub(crate) fn says_expired(error: &ObjectError) -> bool {
+    let text = chain_text(error);
+    let says = |name| {
+        element(&text, name)
+            .unwrap_or_default()
+            .to_ascii_lowercase()
+    };
+    says("Code").contains("expired") || says("Message").contains("expired")
 }
 
 /// The HTTP status in the text of an error; object_store keeps the error's type to itself.
@@ -168,4 +180,97 @@ fn in_chain<'a>(
         };
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: &str, code: &str) -> ObjectError {
+        let message = format!(
+            "Server returned non-2xx status code: {status}: <Error><Code>{code}</Code>\
+             <Message>why</Message></Error>"
+        );
+        let source = message.into();
+        match status.get(..3) {
+            Some("403") => ObjectError::PermissionDenied {
+                path: "a.jpg".to_string(),
+                source,
+            },
+            _ => ObjectError::Generic {
+                store: "S3",
+                source,
+            },
+        }
+    }
+
+    #[test]
+    fn the_code_decides_before_the_status() {
+        for (status, code, expected) in [
+            ("403 Forbidden", "AccessDenied", Verdict::Denied),
+            ("403 Forbidden", "InvalidObjectState", Verdict::Denied),
+            ("400 Bad Request", "RequestTimeout", Verdict::Transient),
+            ("400 Bad Request", "InvalidRequest", Verdict::Permanent),
+            ("404 Not Found", "NoSuchBucket", Verdict::Missing),
+            ("429 Too Many Requests", "", Verdict::Transient),
+            ("503 Service Unavailable", "SlowDown", Verdict::Transient),
+            ("501 Not Implemented", "NotImplemented", Verdict::Transient),
+        ] {
+            assert_eq!(
+                verdict(&answered(status, code)),
+                expected,
+                "{status} {code}"
+            );
+        }
+        for (status, code, advice) in [
+            ("400 Bad Request", "ExpiredToken", "expired"),
+            ("403 Forbidden", "InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
+            ("403 Forbidden", "RequestTimeTooSkewed", "clock is off"),
+            (
+                "400 Bad Request",
+                "AuthorizationHeaderMalformed",
+                "AWS_REGION",
+            ),
+            ("401 Unauthorized", "", "AWS_ACCESS_KEY_ID"),
+        ] {
+            match verdict(&answered(status, code)) {
+                Verdict::Credentials(told) => assert!(told.contains(advice), "{told}"),
+                other => panic!("{status} {code}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_server_that_says_so_says_that_a_signature_has_expired() {
+        let refused = |path: &str, message: &str| ObjectError::PermissionDenied {
+            path: path.to_string(),
+            source: format!("403: <Error><Code>AccessDenied</Code><Message>{message}</Message>")
+                .into(),
+        };
+        assert!(says_expired(&refused("a.jpg", "Request has expired")));
+        assert!(!says_expired(&refused(
+            "expired-milk/a.jpg",
+            "Access Denied"
+        )));
+    }
+
+    #[test]
+    fn a_failure_shows_each_part_once_and_no_secret() {
+        let inner = std::io::Error::other("connection reset");
+        let error = ObjectError::Generic {
+            store: "S3",
+            source: Box::new(HttpError::new(
+                object_store::client::HttpErrorKind::Interrupted,
+                inner,
+            )),
+        };
+        let shown = StoreFailure::of(&error).to_string();
+        assert_eq!(shown, "Generic S3 error: HTTP error: connection reset");
+        assert_eq!(verdict(&error), Verdict::Transient);
+        let signed = answered(
+            "403 GET https://h/a?X-Amz-Signature=hunter2",
+            "AccessDenied",
+        );
+        assert!(!format!("{:?}", StoreFailure::of(&signed)).contains("hunter2"));
+    }
 }

@@ -36,41 +36,45 @@ fn check(data: &[u8]) {
     let groups = table.row_groups();
     let mut first_row = 0_u64;
     for (number, group) in groups.iter().enumerate().take(MAX_ROW_GROUPS) {
-        let mut next = first_row;
-        for item in table.read(number, most).take(MAX_ROWS) {
-            let (row, key) = match item {
-                Ok(TableItem::Sample {
-                    row,
-                    key,
-                    bytes,
-                    boxes,
-                    ..
-                }) => {
-                    assert!(bytes.len() as u64 <= most, "row {row}");
-                    boxes.into_iter().flatten().for_each(check_box);
-                    (row, key)
-                }
-                Ok(TableItem::Rejected {
-                    row,
-                    key,
-                    reason,
-                    detail,
-                }) => {
-                    let reasons = ["no_bytes", "entry_too_large", "bad_boxes"];
-                    assert!(reasons.contains(&reason), "{reason}: {detail}");
-                    (row, key)
-                }
+        for (row, item) in (first_row..).zip(table.read(number, most).take(MAX_ROWS)) {
+            match item {
+                Ok(item) => check_item(item, row, most),
                 Err(error) => {
                     assert!(error.io_error().is_none(), "memory does not fail: {error}");
                     break;
                 }
-            };
-            assert_eq!(row, next);
-            assert!(!key.is_empty(), "row {row}");
-            next += 1;
+            }
         }
         first_row = first_row.saturating_add(group.rows);
     }
     let beyond = table.read(groups.len(), most).next();
     assert!(matches!(beyond, Some(Err(_))), "a row group too many");
+}
+
+fn check_item(item: TableItem, expected_row: u64, most: u64) {
+    let (row, key) = match item {
+        TableItem::Sample {
+            row,
+            key,
+            bytes,
+            boxes,
+            ..
+        } => {
+            assert!(bytes.len() as u64 <= most, "row {row}");
+            boxes.into_iter().flatten().for_each(check_box);
+            (row, key)
+        }
+        TableItem::Rejected {
+            row,
+            key,
+            reason,
+            detail,
+        } => {
+            let reasons = ["no_bytes", "entry_too_large", "bad_boxes"];
+            assert!(reasons.contains(&reason), "{reason}: {detail}");
+            (row, key)
+        }
+    };
+    assert_eq!(row, expected_row);
+    assert!(!key.is_empty(), "row {row}");
 }

@@ -5,8 +5,8 @@ use maskmill_masks::{Bitmap, BoxPx, ImageSize, MergeOp, RegionMode, Rle, RleErro
 use crate::panics::guarded;
 use crate::{is_set, split};
 
-/// Larger masks are not decoded.
-const MAX_DECODED: u64 = 1 << 16;
+/// Masks of more pixels, or with longer sides, are not decoded: without pixels a mask may be 2^32 columns wide.
+const MAX_PIXELS: u64 = 1 << 16;
 
 /// Reads a mask: what is accepted survives being written, and its runs agree with its pixels.
 ///
@@ -46,7 +46,11 @@ fn parse(options: u8, size: ImageSize, runs: &[u8]) -> Result<Rle, RleError> {
 /// A size of `covered` pixels, as high as `stated` if that divides them.
 fn filled(stated: ImageSize, covered: u64) -> ImageSize {
     let height = u64::from(stated.height).max(1);
-    let height = if covered % height == 0 { height } else { 1 };
+    let height = if covered.is_multiple_of(height) {
+        height
+    } else {
+        1
+    };
     match u32::try_from(covered / height) {
         Ok(width) => ImageSize::new(height as u32, width),
         Err(_) => stated,
@@ -72,8 +76,8 @@ fn check_mask(mask: &Rle) {
     let inside: u64 = mask.runs_inside().map(|run| run.len() as u64).sum();
     assert_eq!(inside, area);
 
-    // A mask without pixels may be 2^32 columns wide.
-    if size.pixels() <= MAX_DECODED && size.width <= 1 << 16 {
+    let longest = u64::from(size.height.max(size.width));
+    if size.pixels() <= MAX_PIXELS && longest <= MAX_PIXELS {
         check_pixels(mask);
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn read(file: Bytes, columns: &ManifestColumns) -> Result<Vec<Chunk>,
     let places = Places::find(metadata.schema().fields(), columns)?;
     let all = places.all();
     let schema = metadata.metadata().file_metadata().schema_descr();
+    let declared = metadata.metadata().file_metadata().num_rows();
     let mask = ProjectionMask::roots(schema, all.iter().copied());
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
         .with_projection(mask)
@@ -29,6 +30,7 @@ pub(super) fn read(file: Bytes, columns: &ManifestColumns) -> Result<Vec<Chunk>,
         .build()?;
 
     let mut chunks = Vec::new();
+    let mut rows = 0;
     for batch in reader {
         let batch = batch.map_err(ParquetError::from)?;
         let column = |place| {
@@ -38,6 +40,15 @@ pub(super) fn read(file: Bytes, columns: &ManifestColumns) -> Result<Vec<Chunk>,
                 .clone()
         };
         chunks.push(Chunk::new(&places, column));
+        rows += batch.num_rows() as i64;
+        if rows > declared {
+            break;
+        }
+    }
+    if rows != declared {
+        return Err(ManifestError::Damaged {
+            detail: format!("{rows} rows were found where {declared} are declared"),
+        });
     }
     Ok(chunks)
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow_schema::FieldRef;
 use polars::prelude::{CsvReadOptions, PolarsError, SerReader};
 
-use super::text::{chunk, plain_text, text_field};
+use super::text::{chunks, plain_text, text_field};
 use super::{Chunk, ManifestColumns, ManifestError, Places};
 
 const CSV: &str = "CSV";
@@ -37,7 +37,7 @@ pub(super) fn read(file: &[u8], columns: &ManifestColumns) -> Result<Vec<Chunk>,
         .into_reader_with_file_handle(Cursor::new(file))
         .finish()
         .map_err(|error: PolarsError| unreadable(error.to_string()))?;
-    Ok(vec![chunk(frame, &places, &all)])
+    Ok(chunks(frame, &places, &all))
 }
 
 /// The first line that ends outside quotes, with its end.

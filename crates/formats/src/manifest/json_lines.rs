@@ -11,7 +11,7 @@ use arrow_schema::FieldRef;
 use polars::prelude::{DataType, JsonFormat, JsonReader, PolarsError, Schema, SerReader};
 use serde_json::Value;
 
-use super::text::{chunk, plain_text, text_field};
+use super::text::{chunks, plain_text, text_field};
 use super::{Chunk, ManifestColumns, ManifestError, Places};
 
 const JSON_LINES: &str = "JSON lines";
@@ -33,7 +33,7 @@ pub(super) fn read(file: &[u8], columns: &ManifestColumns) -> Result<Vec<Chunk>,
         .with_schema(Arc::new(schema))
         .finish()
         .map_err(|error: PolarsError| unreadable(error.to_string()))?;
-    Ok(vec![chunk(frame, &places, &all)])
+    Ok(chunks(frame, &places, &all))
 }
 
 /// The columns that any line has, in alphabetical order; `None` if there are no lines.

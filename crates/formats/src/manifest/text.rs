@@ -33,14 +33,24 @@ pub(super) fn text_field(name: &str) -> FieldRef {
     Arc::new(Field::new(name, DataType::Utf8View, true))
 }
 
+/// Rows of a chunk, which is freed as a whole.
+const ROWS_PER_CHUNK: usize = 65_536;
+
 /// The rows of a frame that holds the columns at the places `all`, in their order.
-pub(super) fn chunk(frame: DataFrame, places: &Places, all: &[usize]) -> Chunk {
-    let mut columns: HashMap<usize, ArrayRef> = HashMap::new();
+pub(super) fn chunks(frame: DataFrame, places: &Places, all: &[usize]) -> Vec<Chunk> {
+    let count = frame.height().div_ceil(ROWS_PER_CHUNK);
+    let mut columns: HashMap<usize, Vec<ArrayRef>> = HashMap::new();
     // Each of Polars' columns is freed before the next is copied.
     for (&place, column) in all.iter().zip(frame.into_columns()) {
         let texts = column.str().expect("every column is read as text");
-        let texts: StringViewArray = texts.iter().collect();
-        columns.insert(place, Arc::new(texts));
+        let mut texts = texts.iter();
+        let chunks = (0..count).map(|_| {
+            let chunk: StringViewArray = texts.by_ref().take(ROWS_PER_CHUNK).collect();
+            Arc::new(chunk) as ArrayRef
+        });
+        columns.insert(place, chunks.collect());
     }
-    Chunk::new(places, |place| columns[&place].clone())
+    (0..count)
+        .map(|chunk| Chunk::new(places, |place| columns[&place][chunk].clone()))
+        .collect()
 }

@@ -46,7 +46,7 @@ pub(crate) fn to_parquet<R>(
 
 /// Writes a table as its rows appear, holding them compressed. Gives the bytes of [`to_parquet`].
 #[derive(Debug)]
-pub(super) struct TableWriter<R> {
+pub(crate) struct TableWriter<R> {
     writer: ArrowWriter<Vec<u8>>,
     to_batch: ToBatch<R>,
     /// Fewer than [`ROWS_PER_BATCH`] rows, not encoded yet.
@@ -55,7 +55,7 @@ pub(super) struct TableWriter<R> {
 }
 
 impl<R> TableWriter<R> {
-    pub(super) fn new(
+    pub(crate) fn new(
         schema: SchemaRef,
         meta: &ParquetMeta,
         to_batch: ToBatch<R>,
@@ -68,7 +68,7 @@ impl<R> TableWriter<R> {
         })
     }
 
-    pub(super) fn push(&mut self, row: R) -> Result<(), RowsError> {
+    pub(crate) fn push(&mut self, row: R) -> Result<(), RowsError> {
         self.pending.push(row);
         if self.pending.len() == ROWS_PER_BATCH {
             self.encode_pending()?;
@@ -76,11 +76,11 @@ impl<R> TableWriter<R> {
         Ok(())
     }
 
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.encoded + self.pending.len()
     }
 
-    pub(super) fn finish(mut self) -> Result<Vec<u8>, RowsError> {
+    pub(crate) fn finish(mut self) -> Result<Vec<u8>, RowsError> {
         if !self.pending.is_empty() {
             self.encode_pending()?;
         }

@@ -80,7 +80,7 @@ impl Blob {
             let found = target.get(Some(range.clone()), &expect).await?;
             whole(target, found, length).await
         };
-        target.retry().run(once, ReadError::is_transient).await
+        target.retry().run(once, ReadError::is_to_be_retried).await
     }
 
     /// Reads it from the front, for a plain thread: `chunks_ahead` requests of `chunk_bytes` are

@@ -8,7 +8,7 @@ use object_store::list::{PaginatedListOptions, PaginatedListResult, PaginatedLis
 use object_store::path::Error as PathError;
 use object_store::{Error as ObjectError, ObjectMeta};
 
-use crate::retry::Retry;
+use crate::retry::{Retry, used_up};
 use crate::verdict::{Verdict, verdict};
 
 /// What S3 gives at most.
@@ -117,8 +117,9 @@ async fn page(
 ) -> Result<PaginatedListResult, ObjectError> {
     let prefix = (!prefix.is_empty()).then_some(prefix);
     let once = || pages.list_paginated(prefix, options.clone());
-    let transient = |error: &ObjectError| verdict(error) == Verdict::Transient;
-    retry.run(once, transient).await
+    let to_be_retried =
+        |error: &ObjectError| verdict(error) == Verdict::Transient && !used_up(&error.to_string());
+    retry.run(once, to_be_retried).await
 }
 
 fn bad_key(error: PathError) -> Result<String, ObjectError> {

@@ -5,6 +5,7 @@ use std::io;
 use object_store::Error as ObjectError;
 
 use crate::location::LocationError;
+use crate::retry::used_up;
 use crate::stores::SettingsError;
 use crate::verdict::{StoreFailure, Verdict, verdict};
 
@@ -195,8 +196,12 @@ impl ReadError {
         matches!(self, ReadError::Credentials { .. })
     }
 
-    pub(super) fn is_transient(&self) -> bool {
-        matches!(self, ReadError::Transient { .. })
+    /// Whether the same request is to be sent again at once.
+    pub(super) fn is_to_be_retried(&self) -> bool {
+        match self {
+            ReadError::Transient { detail, .. } => !used_up(detail),
+            _ => false,
+        }
     }
 
     /// Sorts an error of the operating system.

@@ -28,7 +28,10 @@ impl Fetch {
             return Err(ReadError::TooLarge { bytes, limit });
         }
         let once = || target.get(None, expect);
-        let first = target.retry().run(once, ReadError::is_transient).await?;
+        let first = target
+            .retry()
+            .run(once, ReadError::is_to_be_retried)
+            .await?;
         let meta = first.meta.clone();
         if meta.size > limit {
             let bytes = meta.size;
@@ -58,7 +61,7 @@ impl Fetch {
             first,
         } = self;
         match whole(&target, first, meta.size).await {
-            Err(error) if error.is_transient() => {}
+            Err(error) if error.is_to_be_retried() => {}
             done => return done,
         }
         let expect = Expect {
@@ -69,7 +72,7 @@ impl Fetch {
             let found = target.get(None, &expect).await?;
             whole(&target, found, meta.size).await
         };
-        target.retry().run(again, ReadError::is_transient).await
+        target.retry().run(again, ReadError::is_to_be_retried).await
     }
 }
 

@@ -16,7 +16,7 @@ use crate::connect::ExactUri;
 use crate::location::{Cloud, object_path, printable};
 use crate::retry::Retry;
 use crate::stores::Stores;
-use crate::verdict::{Verdict, verdict};
+use crate::verdict::{Verdict, says_expired, verdict};
 
 /// Something to read.
 #[derive(Clone)]
@@ -129,7 +129,7 @@ impl Target {
     pub(super) async fn meta(&self) -> Result<ObjectMeta, ReadError> {
         self.check_kind().await?;
         let once = || async { self.meta_once().await.map_err(|error| self.sorted(&error)) };
-        self.retry.run(once, ReadError::is_transient).await
+        self.retry.run(once, ReadError::is_to_be_retried).await
     }
 
     async fn meta_once(&self) -> Result<ObjectMeta, ObjectError> {
@@ -178,7 +178,7 @@ impl Target {
         let (ReadError::Denied { detail } | ReadError::Credentials { detail, .. }) = sorted else {
             return sorted;
         };
-        match is_signed(&exact.0) && detail.to_ascii_lowercase().contains("expired") {
+        match is_signed(&exact.0) && says_expired(error) {
             // So are its neighbours in the manifest, which was made for one day.
             true => ReadError::Credentials {
                 at: self.shown.clone(),
