@@ -4,6 +4,7 @@
 //! marker is done again by the next run. So a machine that is taken away may be taken away.
 
 use crate::failure::INTERRUPTED;
+use crate::job_files::last_words;
 
 /// Ends the process at the first of the two signals.
 pub(crate) fn exit_on_signals() -> anyhow::Result<()> {
@@ -14,9 +15,8 @@ pub(crate) fn exit_on_signals() -> anyhow::Result<()> {
         .name("signals".to_owned())
         .spawn(move || {
             let name = runtime.block_on(first_signal());
-            eprintln!(
-                "{name}: stopped. What is committed is whole; run the same command again to go on."
-            );
+            let words = "stopped. What is committed is whole; run the same command again to go on";
+            last_words(name, words);
             std::process::exit(INTERRUPTED.into());
         })?;
     Ok(())

@@ -2,18 +2,35 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use maskmill_job::{Config, Job, Log, LogFormat, TextFile, load, load_config};
 use maskmill_pipeline::{JobOutput, store_options};
 use maskmill_storage::StoreOptions;
+use serde_json::json;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{JobArguments, LogFormatArgument, OutputArguments};
 
 /// Written to `_job.json`, plans and commit markers.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Whether log lines are JSON: then the last words are, too.
+static LOGS_ARE_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Says why the program ends: a log line for machines where there are such, else a line for people.
+pub(crate) fn last_words(level: &str, words: &str) {
+    match LOGS_ARE_JSON.load(Ordering::Relaxed) {
+        true => eprintln!("{}", json!({"level": level, "message": words})),
+        false => eprintln!("{}: {words}", level.to_lowercase()),
+    }
+}
 
 /// The job of the files and overrides that were given.
 pub(crate) fn read_job(arguments: &JobArguments) -> anyhow::Result<Job> {
@@ -42,6 +59,15 @@ fn text(path: &Path) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
 }
 
+/// Libraries that speak to servers. What they say at lower levels repeats addresses with their users and
+/// passwords, and they do not know what else of it is secret: it is not logged, whatever `log.level` asks for.
+const SPEAKERS: [&str; 5] = ["h2", "hyper", "hyper_util", "reqwest", "rustls"];
+
+fn may_be_logged(event: &Metadata<'_>) -> bool {
+    let library = event.target().split("::").next().unwrap_or_default();
+    *event.level() <= Level::WARN || !SPEAKERS.contains(&library)
+}
+
 /// Sends log lines to standard error. Spans, which are of level debug, are written when they end.
 pub(crate) fn start_logging(log: &Log) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&log.level)
@@ -52,7 +78,10 @@ pub(crate) fn start_logging(log: &Log) -> anyhow::Result<()> {
         .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
+        LogFormat::Json => {
+            LOGS_ARE_JSON.store(true, Ordering::Relaxed);
+            logs.json().init();
+        }
     }
     Ok(())
 }

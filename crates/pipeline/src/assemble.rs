@@ -76,6 +76,13 @@ impl OpenShard {
         Ok(())
     }
 
+    /// Images so far and their bytes, to be counted back when the attempt is given up.
+    pub(crate) fn so_far(&self) -> (u64, u64) {
+        let early: u64 = self.early.values().map(|image| image.image.bytes).sum();
+        let images = self.images.len() + self.early.len();
+        (images as u64, self.bytes + early)
+    }
+
     pub(crate) fn expect(&mut self, images: usize) {
         self.expected = Some(images);
     }

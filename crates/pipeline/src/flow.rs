@@ -326,7 +326,10 @@ impl<'a> Desk<'a> {
     }
 
     fn give_up(&mut self, attempt: Attempt) {
-        self.open.remove(&attempt);
+        if let Some(open) = self.open.remove(&attempt) {
+            let (images, bytes) = open.so_far();
+            self.meter.take_back(images, bytes);
+        }
         self.given_up.insert(attempt);
         self.note_open();
     }

@@ -93,7 +93,7 @@ pub(crate) struct Meter {
     bytes: AtomicU64,
     device_waited_nanos: AtomicU64,
     device_warm_nanos: AtomicU64,
-    /// Images and bytes of shards that were given up and begun again.
+    /// Less as others do some of it.
     plan: Mutex<Planned>,
 }
 
@@ -180,6 +180,13 @@ impl Meter {
                 counter!("maskmill_rejects_total", "reason" => reason.to_owned()).increment(1);
             }
         }
+    }
+
+    /// Images of an attempt that was given up will come again: they do not count for what is left. What
+    /// metrics count is work, and stays.
+    pub(crate) fn take_back(&self, images: u64, bytes: u64) {
+        self.images.fetch_sub(images, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Counts the device's waiting for an image, and its work on it. The first image warms it up.

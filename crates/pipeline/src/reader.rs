@@ -17,7 +17,7 @@ use maskmill_formats::decode::{DecodeLimits, dimensions};
 use maskmill_formats::image_table::{ImageTable, ImageTableColumns, TableItem};
 use maskmill_formats::rows::{ImageStatus, read_images};
 use maskmill_formats::tar_shard::{TarError, TarItem, TarLimits, TarReader};
-use maskmill_job::{Item, ItemKind, Limits, Shard, ShardId, redacted};
+use maskmill_job::{Item, ItemKind, Limits, Shard, ShardId};
 use maskmill_masks::ImageSize;
 use maskmill_storage::{
     Blob, CommitStore, Expect, ReadError, SourceStore, StorageError, layout, read_error,
@@ -30,6 +30,7 @@ use crate::describe::describe;
 use crate::in_flight::{FetchPermit, InFlight};
 use crate::meter::{Meter, Stage};
 use crate::plan_items::{PlanItems, PlanItemsError};
+use crate::source::{row_key, shown};
 use crate::stages::{
     Assembled, Attempt, Carried, FinishedImage, ImageFacts, ImageId, Rejection, Sample,
 };
@@ -367,33 +368,33 @@ impl Reader<'_> {
             let next = rows.next();
             let spent = asked.elapsed();
             self.meter.busy(Stage::Fetch, spent);
-            let key = |key: &str| format!("{}/{key}", item.key);
+            let key = |row, key: &str| format!("{}/{}", item.key, row_key(row, key));
             match next {
                 None => return Ok(()),
                 Some(Ok(TableItem::Sample {
+                    row,
                     key: name,
                     bytes,
                     caption,
                     boxes,
-                    ..
                 })) => {
-                    let Some(id) = places.take(key(&name), Carried { caption, boxes }) else {
+                    let Some(id) = places.take(key(row, &name), Carried { caption, boxes }) else {
                         continue;
                     };
                     let permit = self.in_flight.fetch_blocking(bytes.len() as u64);
                     self.pass(id, bytes.into(), spent, permit)?;
                 }
                 Some(Ok(TableItem::Rejected {
+                    row,
                     key: name,
                     reason,
                     detail,
-                    ..
                 })) => {
                     let rejection = Rejection {
                         reason: reason.to_owned(),
                         detail,
                     };
-                    if let Some(id) = places.take(key(&name), Carried::default()) {
+                    if let Some(id) = places.take(key(row, &name), Carried::default()) {
                         self.reject(id, 0, rejection)?;
                     }
                 }
@@ -489,7 +490,7 @@ fn carried(item: &Item) -> Carried {
 
 /// What cannot be read of a file that holds many images.
 fn interrupt(error: &ReadError, at: &str) -> Interrupted {
-    let cause = format!("{}: {}", redacted(at), describe(error));
+    let cause = format!("{}: {}", shown(at), describe(error));
     if error.is_credentials() {
         return Interrupted::Job(cause);
     }
@@ -511,7 +512,7 @@ fn reject_or_interrupt(error: &ReadError, at: &str) -> Result<Rejection, Interru
         None => Err(interrupt(error, at)),
         Some(reason) => Ok(Rejection {
             reason: reason.to_owned(),
-            detail: format!("{}: {}", redacted(at), describe(error)),
+            detail: format!("{}: {}", shown(at), describe(error)),
         }),
     }
 }
@@ -520,7 +521,7 @@ fn of_io(error: &io::Error, at: &str) -> Interrupted {
     match read_error(error) {
         Some(error) => interrupt(error, at),
         None => Interrupted::Shard {
-            cause: format!("{}: {}", redacted(at), describe(error)),
+            cause: format!("{}: {}", shown(at), describe(error)),
             may_pass: true,
         },
     }

@@ -215,7 +215,7 @@ fn of_listing(listing: Listing, kind: ItemKind) -> Vec<Item> {
         uri: None,
         bytes: file.bytes,
         etag: file.etag.map(Into::into),
-        kind: kind.clone(),
+        kind,
         extras: None,
     });
     files
@@ -407,20 +407,42 @@ fn reject_duplicates(items: &mut [Item]) {
     }
 }
 
-/// A key for an image that is only an address: `https://h/a/b.jpg?x=1` is `h/a/b.jpg`. Queries may
-/// be signatures, and schemes and leading slashes make no file names. In a bucket `?` and `#` are
-/// characters of a key like any other.
+/// The key of a table's row, below the table's own. Keys and paths in tables repeat more often than their
+/// authors think, and one shard does not see the rows of another: the row's number makes it unique, and
+/// keeps the order of the table.
+pub(crate) fn row_key(row: u64, key: &str) -> String {
+    let number = format!("{row:08}");
+    match key == number {
+        true => number,
+        false => format!("{number}-{key}"),
+    }
+}
+
+/// A key for an image that is only an address: `https://h/a/b.jpg?x=1` is `h/a/b.jpg`. Schemes and
+/// leading slashes make no file names.
 fn key_of_uri(uri: &str) -> &str {
-    let key = match uri.split_once("://") {
-        Some((scheme, rest)) => {
-            let schemes = ["file", "http", "https"];
-            let has_query = schemes.iter().any(|s| scheme.eq_ignore_ascii_case(s));
-            let queries: &[char] = if has_query { &['?', '#'] } else { &[] };
-            without_user(rest.split(queries).next().unwrap_or(rest))
-        }
-        None => uri,
-    };
+    let key = without_secrets(uri).map_or(uri, |(_, rest)| rest);
     key.trim_start_matches('/')
+}
+
+/// An address as messages may repeat it.
+pub(crate) fn shown(at: &str) -> String {
+    match without_secrets(at) {
+        Some((scheme, rest)) => format!("{scheme}://{rest}"),
+        None => at.to_owned(),
+    }
+}
+
+/// The scheme of a URI and what follows, but for the query, which may be a signature, and the user. In
+/// a bucket `?` and `#` are characters of a key like any other.
+fn without_secrets(uri: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = uri.split_once("://")?;
+    let buckets = ["s3", "s3a", "gs", "az", "abfs"];
+    let rest = match buckets.iter().any(|s| scheme.eq_ignore_ascii_case(s)) {
+        true => rest,
+        false => rest.split(['?', '#']).next().unwrap_or(rest),
+    };
+    Some((scheme, without_user(rest)))
 }
 
 /// `host/path` of `user:password@host/path`. Such an address is refused when it is read; the key of
@@ -516,10 +538,18 @@ mod tests {
             ("https://u:S/S@h/a.jpg", "h/a.jpg"),
             ("https://u:S/a.jpg", "(hidden)"),
             ("s3://ID:S@bucket/a.jpg", "bucket/a.jpg"),
+            ("ftp://u:S S@h/a b.jpg?S", "h/a b.jpg"),
             ("http://[::1]:9000/a.jpg", "[::1]:9000/a.jpg"),
         ] {
             assert_eq!(key_of_uri(uri), key);
         }
+    }
+
+    #[test]
+    fn rows_have_keys_of_their_own() {
+        assert_eq!(row_key(7, "00000007"), "00000007");
+        assert_eq!(row_key(7, "x/a.png"), "00000007-x/a.png");
+        assert_ne!(row_key(7, "a"), row_key(8, "a"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::blob_table::BlobTable;
 use crate::describe::describe;
 use crate::output::{JobOutput, OutputError};
-use crate::source::{open_source, table_columns};
+use crate::source::{open_source, row_key, table_columns};
 use crate::stages::hex;
 
 /// Bytes of a tar that one request asks for.
@@ -102,7 +102,9 @@ impl JobOutput {
                 let table = table.map_err(|error| describe(&error))?;
                 for row in table.read(row_group as usize, max_bytes) {
                     match row.map_err(|error| describe(&error))? {
-                        TableItem::Sample { key, bytes, .. } if key == inside => {
+                        TableItem::Sample {
+                            row, key, bytes, ..
+                        } if row_key(row, &key) == inside => {
                             return Ok(Some(bytes.into()));
                         }
                         _ => {}

@@ -64,9 +64,14 @@ pub(crate) struct Prepared {
 
 /// device -> selector: an image's candidates in order, then its end.
 pub(crate) enum Proposal {
-    Begin { size: ImageSize },
+    Begin {
+        size: ImageSize,
+    },
     Batch(CandidateBatch),
-    End { facts: ImageFacts, ticket: Ticket },
+    End {
+        facts: Box<ImageFacts>,
+        ticket: Ticket,
+    },
 }
 
 /// reader, decoders, selector -> assembler

@@ -106,6 +106,7 @@ pub(crate) fn run_model(
             meter.device_turn(start - asked, worked);
         }
         is_warm = true;
+        let facts = Box::new(facts);
         if !proposed || send(Proposal::End { facts, ticket }).is_break() {
             return;
         }

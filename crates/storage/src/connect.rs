@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, Uri};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method, Uri};
 use http_body::{Body, Frame, SizeHint};
 use metrics::counter;
 use object_store::ClientOptions;
@@ -124,6 +125,7 @@ impl HttpService for Watched {
             *request.uri_mut() = exact.0;
         }
         let method = method_name(request.method());
+        let is_listing = is_listing(request.uri());
         let answer = match hands_out_credentials(request.uri()) {
             true => self.ask_for_credentials(request).await,
             false => self.answer(request, self.silence).await,
@@ -142,6 +144,9 @@ impl HttpService for Watched {
             count_retry();
         }
         let answer = answer?;
+        if is_listing && answer.status().is_success() && is_web_page(answer.headers()) {
+            return Err(HttpError::new(HttpErrorKind::Decode, WebPage));
+        }
         let failed = answer.status().is_client_error() || answer.status().is_server_error();
         let (head, body) = answer.into_parts();
         let body = HttpResponseBody::new(WatchedBody {
@@ -191,6 +196,23 @@ fn hands_out_credentials(uri: &Uri) -> bool {
             .iter()
             .any(|path| uri.path().starts_with(path))
 }
+
+/// Whether it asks an S3 server for a listing.
+fn is_listing(uri: &Uri) -> bool {
+    let query = uri.query().unwrap_or_default();
+    query.split('&').any(|pair| pair == "list-type=2")
+}
+
+fn is_web_page(headers: &HeaderMap) -> bool {
+    let content = headers.get(CONTENT_TYPE);
+    content.is_some_and(|content| content.as_bytes().starts_with(b"text/html"))
+}
+
+/// The console of a store, or the page with which a network greets its guests. Read as XML it would
+/// be a listing of nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("the server answered with a web page instead of a listing: it is no S3 server")]
+pub(crate) struct WebPage;
 
 /// The methods stores use; a server cannot make more labels.
 fn method_name(method: &Method) -> &'static str {

@@ -525,6 +525,11 @@ impl OutputStore {
     }
 
     fn failed(&self, action: &'static str, path: &str, error: &ObjectError) -> StorageError {
+        let path = if path.is_empty() {
+            OUTPUT_DIRECTORY
+        } else {
+            path
+        };
         StorageError::of(action, &self.location, path, error)
     }
 

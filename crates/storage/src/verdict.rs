@@ -4,9 +4,9 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 
 use object_store::Error as ObjectError;
-use object_store::client::HttpError;
+use object_store::client::{HttpError, HttpErrorKind};
 
-use crate::connect::METADATA_PATHS;
+use crate::connect::{METADATA_PATHS, WebPage};
 use crate::redact::{element, redacted};
 
 /// What the caller does about an error.
@@ -29,7 +29,7 @@ pub(crate) enum Verdict {
 }
 
 /// Codes of S3 and its relatives that say that the credentials, not the object, are the trouble.
-const CREDENTIAL_CODES: [(&str, &str); 15] = [
+const CREDENTIAL_CODES: [(&str, &str); 16] = [
     ("ExpiredToken", EXPIRED),
     ("ExpiredTokenException", EXPIRED),
     ("RequestExpired", EXPIRED),
@@ -41,6 +41,7 @@ const CREDENTIAL_CODES: [(&str, &str); 15] = [
     ("SignatureDoesNotMatch", WRONG),
     ("AuthenticationFailed", WRONG),
     ("InvalidSecurity", WRONG),
+    ("NotSignedUp", WRONG),
     ("RequestTimeTooSkewed", SKEWED),
     ("AuthorizationHeaderMalformed", REGION),
     ("PermanentRedirect", REGION),
@@ -99,6 +100,7 @@ pub(crate) fn verdict(error: &ObjectError) -> Verdict {
             Some(401) => Verdict::Credentials(WRONG.to_string()),
             Some(408 | 429 | 500..) => Verdict::Transient,
             Some(_) => Verdict::Permanent,
+            None if in_chain(error, |error| error.is::<WebPage>()) => Verdict::Permanent,
             None if in_chain(error, |error| error.is::<HttpError>()) => Verdict::Transient,
             None => Verdict::Permanent,
         },
@@ -130,8 +132,20 @@ pub(crate) struct StoreFailure(String);
 
 impl StoreFailure {
     pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
-        StoreFailure(redacted(&chain_text(error)))
+        let mut text = redacted(&chain_text(error));
+        if in_chain(error, is_no_connection) {
+            text.push_str(NO_CONNECTION);
+        }
+        StoreFailure(text)
     }
+}
+
+const NO_CONNECTION: &str = "; check the network, and that the server is up and its address right \
+                             (of an S3 server: store.s3_endpoint or AWS_ENDPOINT_URL)";
+
+fn is_no_connection(error: &(dyn Error + 'static)) -> bool {
+    let error = error.downcast_ref::<HttpError>();
+    error.is_some_and(|error| error.kind() == HttpErrorKind::Connect)
 }
 
 /// The messages of an error and of what caused it, each part once.
