@@ -24,11 +24,13 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Whether log lines are JSON: then the last words are, too.
 static LOGS_ARE_JSON: AtomicBool = AtomicBool::new(false);
 
-/// Says why the program ends: a log line for machines where there are such, else a line for people.
-pub(crate) fn last_words(level: &str, words: &str) {
+/// Says why the program ends, after `label`: a log line for machines where there are such, else a line
+/// for people.
+pub(crate) fn last_words(label: &str, words: &str) {
+    let words = format!("{label}: {words}");
     match LOGS_ARE_JSON.load(Ordering::Relaxed) {
-        true => eprintln!("{}", json!({"level": level, "message": words})),
-        false => eprintln!("{}: {words}", level.to_lowercase()),
+        true => eprintln!("{}", json!({"level": "ERROR", "message": words})),
+        false => eprintln!("{words}"),
     }
 }
 
@@ -76,11 +78,12 @@ pub(crate) fn start_logging(log: &Log) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_span_events(FmtSpan::CLOSE)
         .with_writer(std::io::stderr);
+    let shown = filter_fn(may_be_logged);
     match log.format {
-        LogFormat::Text => logs.init(),
+        LogFormat::Text => logs.finish().with(shown).init(),
         LogFormat::Json => {
             LOGS_ARE_JSON.store(true, Ordering::Relaxed);
-            logs.json().init();
+            logs.json().finish().with(shown).init();
         }
     }
     Ok(())

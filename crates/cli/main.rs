@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            job_files::last_words("ERROR", &describe(failure.error.as_ref()));
+            job_files::last_words("error", &describe(failure.error.as_ref()));
             ExitCode::from(failure.code)
         }
     }

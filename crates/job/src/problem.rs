@@ -97,7 +97,8 @@ impl Problems {
 fn shown(typed: &str) -> String {
     let (path, value) = typed.split_once('=').unwrap_or((typed, ""));
     if value.contains("://") || value.contains('@') || schema::names_a_secret(path) {
-        return format!("{path}=(hidden)");
+        // What stands before a `=` may be an address, too, typed without its key.
+        return format!("{}=(hidden)", redacted(path));
     }
     redacted(typed)
 }
