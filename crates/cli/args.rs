@@ -123,7 +123,7 @@ pub(crate) struct PlanArguments {
 pub(crate) struct OutputArguments {
     /// A job's output directory: out/quickstart, s3://bucket/out/quickstart.
     pub output: String,
-    /// A config file whose [store] says how to reach it; by default the environment does.
+    /// A config file whose section `store` says how to reach it; by default the environment does.
     #[arg(long)]
     pub config: Option<PathBuf>,
 }

@@ -103,7 +103,7 @@ pub(crate) struct Planner {
     pub runtime: Handle,
 }
 
-/// What [`Planner::extend`] found.
+/// What extending a plan found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Items that the plan did not have.

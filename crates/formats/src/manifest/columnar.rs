@@ -13,6 +13,10 @@ use crate::columns::with_views;
 /// Rows decoded at once.
 const ROWS_PER_BATCH: usize = 8192;
 
+/// Most rows per byte of the file. Addresses differ, so that each takes a byte or more however well they are packed; a
+/// damaged file may declare billions, all equal, in a kilobyte.
+const MOST_ROWS_PER_BYTE: i64 = 16;
+
 pub(super) fn read(file: Bytes, columns: &ManifestColumns) -> Result<Vec<Chunk>, ManifestError> {
     // Plain Parquet types only: other writers' Arrow hints (large strings, dictionaries) are not of the data.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
@@ -23,6 +27,12 @@ pub(super) fn read(file: Bytes, columns: &ManifestColumns) -> Result<Vec<Chunk>,
     let all = places.all();
     let schema = metadata.metadata().file_metadata().schema_descr();
     let declared = metadata.metadata().file_metadata().num_rows();
+    let most = MOST_ROWS_PER_BYTE.saturating_mul(file.len() as i64);
+    if declared > most {
+        return Err(ManifestError::Damaged {
+            detail: format!("{declared} rows are declared in {} bytes", file.len()),
+        });
+    }
     let mask = ProjectionMask::roots(schema, all.iter().copied());
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
         .with_projection(mask)
