@@ -12,36 +12,7 @@ use std::time::Duration;
 
 use maskmill_loopback_s3::{Act, LoopbackS3, Phase, Seen};
 use serde_json::Value;
-use support::{DATA, Job, MASKMILL, OUT, Ran, picture, png};
-
-fn server() -> Arc<LoopbackS3> {
-    Arc::new(LoopbackS3::start())
-}
-
-fn photo(seed: u32) -> Vec<u8> {
-    png(&picture(48, 40, seed), None)
-}
-
-/// `count` images, two to a shard.
-fn of_images(server: &Arc<LoopbackS3>, count: u32) -> Job {
-    let mut job = Job::in_store("images", server);
-    for index in 0..count {
-        job.put(&format!("{index:02}.png"), &photo(index));
-    }
-    job.set("source.images_per_shard=2");
-    job
-}
-
-fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (name, data) in members {
-        let mut header = tar::Header::new_ustar();
-        header.set_size(data.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, name, *data).unwrap();
-    }
-    tar.into_inner().unwrap()
-}
+use support::{DATA, Job, MASKMILL, OUT, Ran, metrics, of_images, photo, server, tar};
 
 fn verify(job: &Job) {
     let verified = job.maskmill(&["verify", &job.location()]);
@@ -381,16 +352,6 @@ fn a_server_that_is_down_is_named_with_what_to_do() {
             .expect_error(&[&host, "store.s3_endpoint", "network"]);
     }
     assert_eq!(server.keys(OUT, ""), [""; 0]);
-}
-
-/// `GET /metrics`.
-fn metrics(address: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    Some(text)
 }
 
 /// Every request of the first ones is refused, and in the middle again.

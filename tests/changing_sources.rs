@@ -7,38 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arrow_array::{ArrayRef, BinaryArray, RecordBatch};
-use maskmill_loopback_s3::{Act, LoopbackS3, Phase, Seen};
+use maskmill_loopback_s3::{Act, Phase, Seen};
 use parquet::arrow::ArrowWriter;
-use support::{DATA, Job, picture, png};
-
-fn server() -> Arc<LoopbackS3> {
-    Arc::new(LoopbackS3::start())
-}
-
-fn photo(seed: u32) -> Vec<u8> {
-    png(&picture(48, 40, seed), None)
-}
-
-/// `count` images, two to a shard.
-fn of_images(server: &Arc<LoopbackS3>, count: u32) -> Job {
-    let mut job = Job::in_store("images", server);
-    for index in 0..count {
-        job.put(&format!("{index:02}.png"), &photo(index));
-    }
-    job.set("source.images_per_shard=2");
-    job
-}
-
-fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (name, data) in members {
-        let mut header = tar::Header::new_ustar();
-        header.set_size(data.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, name, *data).unwrap();
-    }
-    tar.into_inner().unwrap()
-}
+use support::{DATA, Job, of_images, photo, picture, png, server, tar};
 
 fn table(seeds: &[u32]) -> Vec<u8> {
     let images = seeds.iter().map(|seed| photo(*seed));

@@ -4,8 +4,7 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +13,7 @@ use maskmill_formats::rows::{read_images, read_masks};
 use maskmill_loopback_s3::{
     ACCESS_KEY, Act, FaultKind, Faults, LoopbackS3, Phase, SECRET_KEY, SESSION_TOKEN, Seen,
 };
-use support::{DATA, Job, MASKMILL, OUT, Ran, files_below, picture, png};
+use support::{DATA, Job, MASKMILL, OUT, Ran, files_below, metrics, picture, png};
 
 const PASSWORD: &str = "hunter2-Kx9QpW";
 const SIGNATURE: &str = "5f0c1d2e8ab94c67";
@@ -136,16 +135,6 @@ fn expect_clean_commands(job: &Job) {
 fn free_address() -> String {
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     port.local_addr().unwrap().to_string()
-}
-
-/// `GET /metrics`; nothing where nobody answers.
-fn metrics(address: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    Some(text)
 }
 
 #[test]

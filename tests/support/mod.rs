@@ -3,7 +3,8 @@
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -432,4 +433,46 @@ pub(crate) fn small_sample(name: &str, side: u32) -> RgbImage {
     let photo = image::open(repository("samples").join(name)).unwrap();
     let small: DynamicImage = photo.thumbnail(side, side);
     small.to_rgb8()
+}
+
+/// A small picture as a file, another one for each seed.
+pub(crate) fn photo(seed: u32) -> Vec<u8> {
+    png(&picture(48, 40, seed), None)
+}
+
+/// A tar of plain files.
+pub(crate) fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, data) in members {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, *data).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+/// A loopback S3 without buckets.
+pub(crate) fn server() -> Arc<LoopbackS3> {
+    Arc::new(LoopbackS3::start())
+}
+
+/// A job over `count` images in a store, two to a shard.
+pub(crate) fn of_images(server: &Arc<LoopbackS3>, count: u32) -> Job {
+    let mut job = Job::in_store("images", server);
+    for index in 0..count {
+        job.put(&format!("{index:02}.png"), &photo(index));
+    }
+    job.set("source.images_per_shard=2");
+    job
+}
+
+/// `GET /metrics`; nothing where nobody answers.
+pub(crate) fn metrics(address: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text)
 }
