@@ -112,7 +112,11 @@ pub fn make_plan(
             report.planned_in = start.elapsed();
             let committed = commits(&store, &plan, job, tool_version);
             report.history(&plan, &committed, &runtime)?;
-            stored_samples(&store, &plan, measure, &runtime)?
+            match report.pace {
+                // Nothing is to be measured.
+                Some(_) => Vec::new(),
+                None => stored_samples(&store, &plan, measure, &runtime)?,
+            }
         }
         (None, PlanMode::Extend) => return Err(RunError::NoPlan { location }),
         (None, PlanMode::Show) => {

@@ -95,12 +95,7 @@ impl PlanItems {
     pub(crate) async fn of(&self, shard: &Shard) -> Result<Vec<Item>, PlanItemsError> {
         match self {
             Self::Held { shards, items } => {
-                let first: u64 = shards
-                    .iter()
-                    .take_while(|s| s.id != shard.id)
-                    .map(|s| u64::from(s.items))
-                    .sum();
-                let items = part_of(items, first, shard.items);
+                let items = part_of(items, shards, shard);
                 check_items(shard, &items)?;
                 Ok(items)
             }
@@ -123,24 +118,21 @@ impl PlanItems {
                         items
                     }
                 };
-                let before = file.shards.iter().take_while(|s| s.id != shard.id);
-                let first: u64 = before.map(|s| u64::from(s.items)).sum();
                 // All of the file was checked when it was loaded.
-                Ok(part_of(&items, first, shard.items))
+                Ok(part_of(&items, &file.shards, shard))
             }
         }
     }
 }
 
-/// Fewer than `count` where the file has fewer: the digest tells.
-fn part_of(items: &[Item], first: u64, count: u32) -> Vec<Item> {
+/// The items of `shard` among those of `shards`, which it is one of. Fewer than it should have where there
+/// are fewer: the digest tells.
+fn part_of(items: &[Item], shards: &[Shard], shard: &Shard) -> Vec<Item> {
+    let before = shards.iter().take_while(|s| s.id != shard.id);
+    let first: u64 = before.map(|s| u64::from(s.items)).sum();
     let skip = usize::try_from(first).unwrap_or(usize::MAX);
-    items
-        .iter()
-        .skip(skip)
-        .take(count as usize)
-        .cloned()
-        .collect()
+    let count = shard.items as usize;
+    items.iter().skip(skip).take(count).cloned().collect()
 }
 
 /// All items of a file, checked against the digests of its shards.

@@ -12,6 +12,7 @@
 //! is ever rewritten; what changed in the source or vanished from it is found when it is read.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures::{StreamExt, stream};
@@ -25,7 +26,7 @@ use maskmill_storage::{
 };
 use tokio::runtime::Handle;
 
-use crate::plan_items::{PlanItemsError, encode, load};
+use crate::plan_items::{PlanItems, PlanItemsError, encode, load};
 use crate::source::{InputError, list_items};
 
 /// Items per file of a plan: some megabytes each.
@@ -251,11 +252,13 @@ impl Planner {
         &self,
         commits: &CommitStore,
         source: &SourceStore,
-        plan: &Plan,
+        plan: &Arc<Plan>,
     ) -> Result<u64, PlanningError> {
         let markers = self.runtime.block_on(commits.markers())?;
         let repeated: HashSet<ShardId> = plan.shards().filter_map(|shard| shard.retry_of).collect();
         let store = commits.store();
+        // Shards come in order: each file of items is loaded once.
+        let planned = PlanItems::stored(store.clone(), plan.clone());
         let mut shards: Vec<Shard> = Vec::new();
         let mut items: Vec<Item> = Vec::new();
         for marker in markers {
@@ -270,21 +273,11 @@ impl Planner {
             let rejected = self
                 .runtime
                 .block_on(rejected_keys(store, id, &marker.images.path))?;
-            let file = plan.file_of(id).ok_or(PlanItemsError::NoShard(id))?;
-            let all = self.runtime.block_on(load(store, file))?;
-            let first: u64 = file
-                .shards
-                .iter()
-                .take_while(|s| s.id != id)
-                .map(|s| u64::from(s.items))
-                .sum();
-            let of_shard = all
-                .into_iter()
-                .skip(first as usize)
-                .take(shard.items as usize);
+            let of_shard = self.runtime.block_on(planned.of(shard))?;
             // Of a tar or a table it is not known where the image lies: it is read again, and what is
             // done in it passed over.
             let again: Vec<Item> = of_shard
+                .into_iter()
                 .filter(|item| match item.kind {
                     ItemKind::Image => rejected.contains(&*item.key) && item.reject().is_none(),
                     _ => true,
@@ -300,11 +293,10 @@ impl Planner {
                 bytes_per_shard: u64::MAX,
             };
             let one = cut(again, limits, next);
-            for mut shard in one.shards {
-                shard.id = ShardId(plan.next_shard().0 + shards.len() as u32);
-                shard.retry_of = Some(id);
-                shards.push(shard);
-            }
+            shards.extend(one.shards.into_iter().map(|shard| Shard {
+                retry_of: Some(id),
+                ..shard
+            }));
             items.extend(one.items);
         }
         let count = shards.len() as u64;

@@ -262,14 +262,13 @@ pub fn run(
         job.config.output.max_put_bytes,
     );
     runtime.block_on(claim(&store, &record.to_json()))?;
-    let mut plan = match listed {
+    let mut plan = Arc::new(match listed {
         Some(items) => planner.freeze(&store, items)?,
         None => planner.plan(&store, &source)?,
-    };
+    });
     if options.retry_rejects && planner.retry_rejects(&commits, &source, &plan)? > 0 {
-        plan = planner.plan(&store, &source)?;
+        plan = Arc::new(planner.plan(&store, &source)?);
     }
-    let plan = Arc::new(plan);
     let todo = Todo::of(&plan, options, &runtime, &commits)?;
     let summary = Summary {
         output,

@@ -145,17 +145,17 @@ pub(crate) fn list_items(
 ) -> Result<Vec<Item>, InputError> {
     let (items, what) = match source {
         Source::Images { .. } => {
-            let listing = runtime.block_on(store.list(&|name| wanted(name, is_image_extension)))?;
+            let listing = runtime.block_on(store.list(&wanted_image))?;
             let what = "images (JPEG, PNG, TIFF, BMP, WebP)";
             (of_listing(listing, ItemKind::Image), what)
         }
         Source::Webdataset { .. } => {
-            let listing = runtime.block_on(store.list(&wanted_tar))?;
+            let listing = runtime.block_on(store.list(&Wanted::tar))?;
             (of_listing(listing, ItemKind::Tar), "tar shards of images")
         }
         Source::Parquet { .. } => {
-            let is_table = |extension: &str| ["parquet", "pq"].contains(&extension);
-            let listing = runtime.block_on(store.list(&|name| wanted(name, is_table)))?;
+            let is_table = |name: &str| Wanted::extension(name, &["parquet", "pq"]);
+            let listing = runtime.block_on(store.list(&is_table))?;
             let items = of_tables(listing, store, &table_columns(source), runtime)?;
             (items, "Parquet files")
         }
@@ -185,26 +185,11 @@ pub(crate) fn list_items(
     Ok(items)
 }
 
-/// Whether a file of this name is looked for, by its last extension in lower case.
-fn wanted(name: &str, is_one: impl Fn(&str) -> bool) -> Wanted {
+/// Whether a file of this name is an image, by its last extension.
+fn wanted_image(name: &str) -> Wanted {
     let extension = Path::new(name).extension().and_then(|e| e.to_str());
-    match extension.map(str::to_ascii_lowercase) {
-        Some(extension) if is_one(&extension) => Wanted::Yes,
-        _ => Wanted::No,
-    }
-}
-
-fn wanted_tar(name: &str) -> Wanted {
-    let name = name.to_ascii_lowercase();
-    let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
-    if ends(&[".tar", ".tar.gz", ".tgz"]) {
-        return Wanted::Yes;
-    }
-    let compressed = [
-        ".tbz2", ".txz", ".tzst", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4",
-    ];
-    match ends(&compressed) {
-        true => Wanted::Compressed,
+    match extension.is_some_and(is_image_extension) {
+        true => Wanted::Yes,
         false => Wanted::No,
     }
 }
@@ -554,7 +539,7 @@ mod tests {
 
     #[test]
     fn tars_are_told_by_name() {
-        let is = |name, wanted: Wanted| assert_eq!(wanted_tar(name), wanted, "{name}");
+        let is = |name, wanted: Wanted| assert_eq!(Wanted::tar(name), wanted, "{name}");
         is("a.tar", Wanted::Yes);
         is("A.TAR.GZ", Wanted::Yes);
         is("a.tgz", Wanted::Yes);

@@ -140,7 +140,7 @@ impl Wanted {
             Some("tar" | "tgz") => Wanted::Yes,
             Some("gz") if unpacked().as_deref() == Some("tar") => Wanted::Yes,
             Some("tbz2" | "txz" | "tzst") => Wanted::Compressed,
-            Some("bz2" | "xz" | "zst") if unpacked().as_deref() == Some("tar") => {
+            Some("bz2" | "xz" | "zst" | "lz4") if unpacked().as_deref() == Some("tar") => {
                 Wanted::Compressed
             }
             _ => Wanted::No,
