@@ -13,9 +13,6 @@ pub(crate) const KEY_NAMES: &[&str] = &["key", "id", "image_key", "image_id", "_
 /// Names under which a caption is looked for.
 pub(crate) const CAPTION_NAMES: &[&str] = &["caption", "text"];
 
-/// Names under which boxes are looked for.
-pub(crate) const BOXES_NAMES: &[&str] = &["boxes", "bboxes", "bbox"];
-
 /// Why a column cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ColumnError {

@@ -5,6 +5,9 @@
 //! key      utf8 | integer, else the struct's path, else the row's number
 //! caption  utf8
 //! boxes    list<list<number>> | list<number> | utf8 with JSON: [[x0, y0, x1, y1], ..] in pixels
+//! labels   list<utf8> | utf8: a JSON list, or one label; only if named
+//! scores   list<number> | number | utf8 with JSON: one per box; only if named
+//! points   list<list<number>> | utf8 with JSON: [[x, y], ..] or [[x, y, label], ..] in pixels; only if named
 //! ```
 //! A file is read by row groups, and a row group a few rows at a time: what is held is the pages of those rows, not the
 //! group. A page is at most 2 GiB, and usually 1 MiB or one image.
@@ -30,9 +33,9 @@ use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use self::input::Input;
 pub use self::input::ReadAt;
 pub use self::reader::TableReader;
-use crate::boxes::are_boxes;
+use crate::annotations::{AnnotationNames, AnnotationPlaces};
 pub use crate::columns::ColumnError;
-use crate::columns::{BOXES_NAMES, CAPTION_NAMES, KEY_NAMES, Wanted, is_text, list, with_views};
+use crate::columns::{CAPTION_NAMES, KEY_NAMES, Wanted, is_text, list, with_views};
 use crate::panics::caught;
 
 /// Names under which an image column is looked for.
@@ -54,7 +57,7 @@ const ROWS_PER_BATCH: usize = 16;
 /// Row groups whose rows have more bytes than this on average are decoded row by row.
 const LARGE_ROW_BYTES: u64 = 4 << 20;
 
-/// The columns to read; one without a name is looked for under the usual names.
+/// The columns to read; one without a name is looked for under the usual names, if it has any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageTableColumns {
     /// The image files: `image`, `jpg`, `png`, .. by default, else the one column that can hold images.
@@ -65,6 +68,12 @@ pub struct ImageTableColumns {
     pub caption: Option<String>,
     /// Boxes: `boxes`, `bboxes` or `bbox` by default.
     pub boxes: Option<String>,
+    /// Labels: only if named.
+    pub labels: Option<String>,
+    /// Scores of the boxes: only if named.
+    pub scores: Option<String>,
+    /// Points: only if named.
+    pub points: Option<String>,
 }
 
 /// A part of a file that is read on its own.
@@ -91,6 +100,12 @@ pub enum TableItem {
         caption: Option<String>,
         /// Boxes `[x0, y0, x1, y1]`, in pixels.
         boxes: Option<Vec<[f64; 4]>>,
+        /// Labels, none of them empty.
+        labels: Option<Vec<String>>,
+        /// The scores of the boxes, one for each.
+        scores: Option<Vec<f32>>,
+        /// Points `[x, y, label]`, in pixels; the label is 1 on the object and 0 beside it.
+        points: Option<Vec<[f64; 3]>>,
     },
     /// A row that gives no image.
     Rejected {
@@ -98,7 +113,7 @@ pub enum TableItem {
         row: u64,
         /// The image's key, which other rows may have too.
         key: String,
-        /// A stable code: `no_bytes`, `entry_too_large` or `bad_boxes`.
+        /// A stable code: `no_bytes`, `entry_too_large`, `bad_boxes`, `bad_labels`, `bad_scores` or `bad_points`.
         reason: &'static str,
         /// The reason in words.
         detail: String,
@@ -173,7 +188,7 @@ struct Places {
     image: usize,
     key: Option<usize>,
     caption: Option<usize>,
-    boxes: Option<usize>,
+    annotations: AnnotationPlaces,
 }
 
 impl ImageTable {
@@ -277,12 +292,12 @@ impl Places {
         let text = |named, known| wanted(named, known, is_text, "text or integers");
         let key = text(columns.key.as_deref(), KEY_NAMES);
         let caption = text(columns.caption.as_deref(), CAPTION_NAMES);
-        let boxes = wanted(
-            columns.boxes.as_deref(),
-            BOXES_NAMES,
-            are_boxes,
-            "list<list<number>>, list<number> or text",
-        );
+        let annotations = AnnotationNames {
+            boxes: columns.boxes.as_deref(),
+            labels: columns.labels.as_deref(),
+            scores: columns.scores.as_deref(),
+            points: columns.points.as_deref(),
+        };
         let image = match image.find(fields)? {
             Some(image) => image,
             None => only_image(fields)?,
@@ -291,14 +306,17 @@ impl Places {
             image,
             key: key.find(fields)?,
             caption: caption.find(fields)?,
-            boxes: boxes.find(fields)?,
+            annotations: AnnotationPlaces::find(fields, annotations)?,
         })
     }
 
     /// In the order of the file, in which batches have them.
     fn all(&self) -> Vec<usize> {
-        let others = [self.key, self.caption, self.boxes].into_iter().flatten();
-        let mut all: Vec<usize> = others.chain([self.image]).collect();
+        let others = [self.key, self.caption].into_iter().flatten();
+        let mut all: Vec<usize> = others
+            .chain(self.annotations.all())
+            .chain([self.image])
+            .collect();
         all.sort_unstable();
         all.dedup();
         all

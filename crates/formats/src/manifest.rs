@@ -6,6 +6,10 @@
 //! caption  text                                                  optional
 //! boxes    list<list<number>> | list<number> | text with JSON:   optional
 //!          [[x0, y0, x1, y1], ..] in pixels
+//! labels   list<text> | text: a JSON list, or one label          only if named
+//! scores   list<number> | number | text with JSON: one per box   only if named
+//! points   list<list<number>> | text with JSON: [[x, y], ..]     only if named
+//!          or [[x, y, label], ..] in pixels
 //! bytes    integer: the file's length, a hint                    optional
 //! ```
 //! Only these columns are decoded, and a row costs little more than its text: a million rows of 70 bytes take some 100 MB
@@ -24,11 +28,9 @@ use arrow_schema::FieldRef;
 use bytes::Bytes;
 use parquet::errors::ParquetError;
 
-use crate::boxes::{are_boxes, boxes_at};
+use crate::annotations::{AnnotationColumns, AnnotationNames, AnnotationPlaces};
 pub use crate::columns::ColumnError;
-use crate::columns::{
-    BOXES_NAMES, CAPTION_NAMES, KEY_NAMES, Wanted, is_text, list, text_at, texts,
-};
+use crate::columns::{CAPTION_NAMES, KEY_NAMES, Wanted, is_text, list, text_at, texts};
 use crate::panics::caught;
 
 /// Names under which an address is looked for.
@@ -72,7 +74,7 @@ impl ManifestFormat {
     }
 }
 
-/// The columns to read; one without a name is looked for under the usual names, in any case.
+/// The columns to read; one without a name is looked for under the usual names, in any case, if it has any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ManifestColumns {
     /// Addresses: `uri`, `url`, `path`, `file_name`, .. by default.
@@ -83,6 +85,12 @@ pub struct ManifestColumns {
     pub caption: Option<String>,
     /// Boxes: `boxes`, `bboxes` or `bbox` by default.
     pub boxes: Option<String>,
+    /// Labels: only if named.
+    pub labels: Option<String>,
+    /// Scores of the boxes: only if named.
+    pub scores: Option<String>,
+    /// Points: only if named.
+    pub points: Option<String>,
     /// Lengths: `bytes`, `size` or `file_size` by default.
     pub bytes: Option<String>,
 }
@@ -100,6 +108,12 @@ pub struct ManifestRow<'a> {
     pub caption: Option<&'a str>,
     /// Its boxes `[x0, y0, x1, y1]`, in pixels.
     pub boxes: Option<Vec<[f64; 4]>>,
+    /// Its labels, none of them empty.
+    pub labels: Option<Vec<String>>,
+    /// The scores of its boxes, one for each.
+    pub scores: Option<Vec<f32>>,
+    /// Its points `[x, y, label]`, in pixels; the label is 1 on the object and 0 beside it.
+    pub points: Option<Vec<[f64; 3]>>,
     /// Its length; `None` for what is not a whole number.
     pub bytes: Option<u64>,
 }
@@ -112,7 +126,7 @@ pub struct ManifestReject {
     pub row: usize,
     /// The image's key, if there is one.
     pub key: Option<String>,
-    /// A stable code: `no_uri` or `bad_boxes`.
+    /// A stable code: `no_uri`, `bad_boxes`, `bad_labels`, `bad_scores` or `bad_points`.
     pub reason: &'static str,
     /// The reason in words.
     pub detail: String,
@@ -210,7 +224,7 @@ struct Chunk {
     uri: StringViewArray,
     key: Option<StringViewArray>,
     caption: Option<StringViewArray>,
-    boxes: Option<ArrayRef>,
+    annotations: AnnotationColumns,
     bytes: Option<UInt64Array>,
 }
 
@@ -221,7 +235,7 @@ impl Chunk {
             uri: texts(&column(places.uri)),
             key: places.key.map(|place| texts(&column(place))),
             caption: places.caption.map(|place| texts(&column(place))),
-            boxes: places.boxes.map(&column),
+            annotations: AnnotationColumns::new(places.annotations, &column),
             bytes: places.bytes.map(|place| lengths(&column(place))),
         }
     }
@@ -237,17 +251,18 @@ impl Chunk {
         };
         let uri = text_at(Some(&self.uri), at)
             .ok_or_else(|| reject("no_uri", "the image's address is missing".to_owned()))?;
-        let boxes = self.boxes.as_ref().map(|boxes| boxes_at(boxes, at));
-        let boxes = boxes
-            .transpose()
-            .map_err(|detail| reject("bad_boxes", detail))?;
+        let annotations = self.annotations.row(at);
+        let annotations = annotations.map_err(|bad| reject(bad.reason, bad.detail))?;
         let bytes = self.bytes.as_ref().filter(|bytes| bytes.is_valid(at));
         Ok(ManifestRow {
             row,
             uri,
             key,
             caption: text_at(self.caption.as_ref(), at),
-            boxes: boxes.flatten(),
+            boxes: annotations.boxes,
+            labels: annotations.labels,
+            scores: annotations.scores,
+            points: annotations.points,
             bytes: bytes.map(|bytes| bytes.value(at)),
         })
     }
@@ -271,7 +286,7 @@ struct Places {
     uri: usize,
     key: Option<usize>,
     caption: Option<usize>,
-    boxes: Option<usize>,
+    annotations: AnnotationPlaces,
     bytes: Option<usize>,
 }
 
@@ -286,11 +301,11 @@ impl Places {
             };
             wanted.find(fields)
         };
-        let boxes = Wanted {
-            named: columns.boxes.as_deref(),
-            known: BOXES_NAMES,
-            usable: are_boxes,
-            expected: "list<list<number>>, list<number> or text",
+        let annotations = AnnotationNames {
+            boxes: columns.boxes.as_deref(),
+            labels: columns.labels.as_deref(),
+            scores: columns.scores.as_deref(),
+            points: columns.points.as_deref(),
         };
         let uri = text(&columns.uri, URI_NAMES)?.ok_or_else(|| ColumnError::Unknown {
             what: "the images' addresses",
@@ -300,15 +315,18 @@ impl Places {
             uri,
             key: text(&columns.key, KEY_NAMES)?,
             caption: text(&columns.caption, CAPTION_NAMES)?,
-            boxes: boxes.find(fields)?,
+            annotations: AnnotationPlaces::find(fields, annotations)?,
             bytes: text(&columns.bytes, BYTES_NAMES)?,
         })
     }
 
     /// In the order of the file.
     fn all(&self) -> Vec<usize> {
-        let others = [self.key, self.caption, self.boxes, self.bytes];
-        let mut all: Vec<usize> = others.into_iter().flatten().chain([self.uri]).collect();
+        let others = [self.key, self.caption, self.bytes].into_iter().flatten();
+        let mut all: Vec<usize> = others
+            .chain(self.annotations.all())
+            .chain([self.uri])
+            .collect();
         all.sort_unstable();
         all.dedup();
         all

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! shard int64, key utf8, uri utf8?, bytes int64, etag utf8?, kind utf8, row_group int64?, rows int64?,
-//! reason utf8?, detail utf8?, caption utf8?, boxes list<list<double>>? [[x0, y0, x1, y1], ..]
+//! reason utf8?, detail utf8?, caption utf8?, boxes list<list<double>>? [[x0, y0, x1, y1], ..],
+//! labels list<utf8>?, scores list<float>?, points list<list<double>>? [[x, y, label], ..]
 //! ```
+//! Columns may be added at the end, nullable: a plan without them is read as if they were null.
 //! Rows keep their order, and the same rows always give the same bytes: a digest of the file names the plan.
 
 use std::sync::Arc;
@@ -16,8 +18,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use crate::rows::read::{Table, guarded, meta, open};
 use crate::rows::schema::list_of;
 use crate::rows::table::{
-    TableWriter, integers, optional_integers, optional_strings, optional_wide_integers, strings,
-    to_parquet, vector_lists, wide_integers,
+    TableWriter, float_lists, integers, optional_integers, optional_strings,
+    optional_wide_integers, string_lists, strings, to_parquet, vector_lists, wide_integers,
 };
 use crate::rows::{ParquetMeta, RowsError};
 
@@ -44,6 +46,12 @@ pub struct PlanRow {
     pub caption: Option<String>,
     /// The boxes `[x0, y0, x1, y1]` that came with the image, in pixels.
     pub boxes: Option<Vec<[f64; 4]>>,
+    /// The labels that came with the image.
+    pub labels: Option<Vec<String>>,
+    /// The scores of the boxes.
+    pub scores: Option<Vec<f32>>,
+    /// The points `[x, y, label]` that came with the image, in pixels; the label is 1 on the object and 0 beside it.
+    pub points: Option<Vec<[f64; 3]>>,
 }
 
 /// What an item of a plan is.
@@ -225,6 +233,9 @@ fn schema() -> SchemaRef {
         Field::new("detail", DataType::Utf8, true),
         Field::new("caption", DataType::Utf8, true),
         Field::new("boxes", list_of(list_of(DataType::Float64)), true),
+        Field::new("labels", list_of(DataType::Utf8), true),
+        Field::new("scores", list_of(DataType::Float32), true),
+        Field::new("points", list_of(list_of(DataType::Float64)), true),
     ]))
 }
 
@@ -242,6 +253,9 @@ fn batch(rows: &[PlanRow], first_row: usize) -> Result<RecordBatch, RowsError> {
         optional_strings(rows, |row| row.detail.as_deref()),
         optional_strings(rows, |row| row.caption.as_deref()),
         vector_lists(rows, |row| row.boxes.as_deref()),
+        string_lists(rows, |row| row.labels.as_deref()),
+        float_lists(rows, |row| row.scores.as_deref()),
+        vector_lists(rows, |row| row.points.as_deref()),
     ];
     Ok(RecordBatch::try_new(schema(), columns)?)
 }
@@ -258,6 +272,9 @@ fn plan_row(table: &Table, row: usize) -> Result<PlanRow, RowsError> {
         detail: table.optional_string("detail", row).map(str::to_owned),
         caption: table.optional_string("caption", row).map(str::to_owned),
         boxes: table.optional_vectors("boxes", row)?,
+        labels: table.optional_strings("labels", row)?,
+        scores: table.optional_floats("scores", row)?,
+        points: table.optional_vectors("points", row)?,
     })
 }
 
@@ -294,6 +311,9 @@ mod tests {
             detail: None,
             caption: None,
             boxes: None,
+            labels: None,
+            scores: None,
+            points: None,
         }
     }
 
@@ -330,10 +350,16 @@ mod tests {
                 detail: Some("row 9 has no uri".to_owned()),
                 caption: Some("two\nlines".to_owned()),
                 boxes: Some(vec![[0.5, 1.0, 8.0, 6.0], [0.0; 4]]),
+                labels: Some(vec!["a \"red\" car".to_owned(), String::new()]),
+                scores: Some(vec![0.1, 1.0]),
+                points: Some(vec![[7.5, 2.0, 1.0], [0.0; 3]]),
                 ..row("row 9", PlanRowKind::Image)
             },
             PlanRow {
                 boxes: Some(vec![]),
+                labels: Some(vec![]),
+                scores: Some(vec![]),
+                points: Some(vec![]),
                 ..row("no boxes", PlanRowKind::Image)
             },
         ];
@@ -413,6 +439,46 @@ mod tests {
     }
 
     #[test]
+    fn plans_from_before_the_last_columns_are_read() {
+        let rows = vec![row("a", PlanRowKind::Image); 3];
+        let whole = batch(&rows, 0).unwrap();
+        let before: Vec<usize> = (0..whole.num_columns() - 3).collect();
+        let before = whole.project(&before).unwrap();
+        assert_eq!(before.schema().fields().last().unwrap().name(), "boxes");
+        let mut writer =
+            parquet::arrow::ArrowWriter::try_new(Vec::new(), before.schema(), None).unwrap();
+        writer.write(&before).unwrap();
+        let file = writer.into_inner().unwrap();
+        assert_eq!(read_plan_rows(file.into()).unwrap().0, rows);
+    }
+
+    #[test]
+    fn nulls_inside_lists_are_refused() {
+        use arrow_array::builder::{Float32Builder, ListBuilder, StringBuilder};
+        let mut labels = ListBuilder::new(StringBuilder::new());
+        labels.append_value([Some("a"), None]);
+        let mut scores = ListBuilder::new(Float32Builder::new());
+        scores.append_value([None]);
+        let good = batch(&[row("a", PlanRowKind::Image)], 0).unwrap();
+        for (name, column) in [
+            ("labels", Arc::new(labels.finish()) as arrow_array::ArrayRef),
+            ("scores", Arc::new(scores.finish())),
+        ] {
+            let mut columns = good.columns().to_vec();
+            columns[schema().index_of(name).unwrap()] = column;
+            let edited = RecordBatch::try_new(schema(), columns).unwrap();
+            let mut writer =
+                parquet::arrow::ArrowWriter::try_new(Vec::new(), schema(), None).unwrap();
+            writer.write(&edited).unwrap();
+            let file = writer.into_inner().unwrap();
+            assert_eq!(
+                read_plan_rows(file.into()).unwrap_err().to_string(),
+                format!("row 0, column {name}: is null")
+            );
+        }
+    }
+
+    #[test]
     fn lengths_over_the_column_are_refused() {
         let huge = PlanRow {
             bytes: u64::MAX,
@@ -434,6 +500,8 @@ mod tests {
             bytes in 0..u64::MAX / 2,
             group in proptest::option::of((any::<u32>(), 0..u64::MAX / 2)),
             boxes in proptest::option::of(proptest::collection::vec(any::<[i32; 4]>(), 0..4)),
+            labels in proptest::option::of(proptest::collection::vec(any::<String>(), 0..4)),
+            scores in proptest::option::of(proptest::collection::vec(0.0_f32..1.0, 0..4)),
         ) {
             let [uri, etag, reason, detail, caption] = texts;
             let boxes = boxes.map(|boxes: Vec<[i32; 4]>| {
@@ -456,6 +524,9 @@ mod tests {
                     detail: detail.clone(),
                     caption: caption.clone(),
                     boxes: boxes.clone(),
+                    labels: labels.clone(),
+                    scores: scores.clone(),
+                    points: None,
                 })
                 .collect();
             prop_assert_eq!(round_trip(&rows).0, rows);

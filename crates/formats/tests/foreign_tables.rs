@@ -41,6 +41,7 @@ fn item(item: TableItem) -> Value {
             bytes,
             caption,
             boxes,
+            ..
         } => {
             let image = decode(&bytes, &DecodeLimits::default()).unwrap().image;
             assert_eq!((image.size().height, image.size().width), (6, 8), "{key}");

@@ -112,6 +112,9 @@ fn measure_plan() {
             detail: None,
             caption: None,
             boxes: None,
+            labels: None,
+            scores: None,
+            points: None,
         };
         writer.push(row).unwrap();
     }

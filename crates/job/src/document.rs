@@ -59,7 +59,7 @@ impl Value {
 }
 
 /// One file: its tables, and the origin that stands for the file as a whole.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Document {
     pub(crate) root: BTreeMap<String, Node>,
     pub(crate) whole_file: Origin,
@@ -73,9 +73,10 @@ impl Document {
             rank,
             line,
         };
+        let lines = Lines::of(file.text);
         let (table, errors) = DeTable::parse_recoverable(file.text);
         for error in &errors {
-            let place = error.span().map(|span| position(file.text, span.start));
+            let place = error.span().map(|span| lines.position(span.start));
             let column = place.map_or(String::new(), |(_, column)| format!(", column {column}"));
             problems.add(
                 &at(place.map(|(line, _)| line)),
@@ -85,11 +86,31 @@ impl Document {
         if !errors.is_empty() {
             return None;
         }
-        let origin_at = |offset: usize| at(Some(position(file.text, offset).0));
+        let origin_at = |offset: usize| at(Some(lines.position(offset).0));
         Some(Document {
             root: convert_table(table.get_ref(), &origin_at),
             whole_file: at(None),
         })
+    }
+
+    /// The value at `path`, such as `["model", "detector"]`, if it is written.
+    pub(crate) fn get(&self, path: &[&str]) -> Option<&Node> {
+        let (last, tables) = path.split_last()?;
+        let mut table = &self.root;
+        for name in tables {
+            match &table.get(*name)?.value {
+                Value::Table(inner) => table = inner,
+                _ => return None,
+            }
+        }
+        table.get(*last)
+    }
+
+    /// Where the value at `path` is written, or else the nearest table around it.
+    pub(crate) fn place_of(&self, path: &[&str]) -> &Origin {
+        let mut around = (1..=path.len()).rev().map(|length| &path[..length]);
+        let written = around.find_map(|path| self.get(path));
+        written.map_or(&self.whole_file, |node| &node.origin)
     }
 
     /// Applies one `--set section.key=value`, replacing what the file says.
@@ -196,10 +217,68 @@ fn convert(value: &DeValue<'_>, origin_at: &dyn Fn(usize) -> Origin) -> Value {
     }
 }
 
-/// Line and column of a byte offset, both from 1; the column counts characters.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    let line = before.matches('\n').count() + 1;
-    (line, before[line_start..].chars().count() + 1)
+/// Where the lines of a text begin, so that finding a place does not read the text again: a list
+/// of labels has as many places as labels.
+struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    fn of(text: &'t str) -> Self {
+        let breaks = text.match_indices('\n').map(|(at, _)| at + 1);
+        Lines {
+            text,
+            starts: std::iter::once(0).chain(breaks).collect(),
+        }
+    }
+
+    /// Line and column of a byte offset, both from 1; the column counts characters.
+    fn position(&self, offset: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let before = self.text.get(self.starts[line - 1]..offset);
+        (line, before.map_or(0, |before| before.chars().count()) + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_line_and_a_column_of_characters() {
+        let lines = Lines::of("a\nb\u{e9}c\n\nd");
+        for (offset, place) in [
+            (0, (1, 1)),
+            (1, (1, 2)),
+            (2, (2, 1)),
+            (5, (2, 3)), // behind the two bytes of the accented letter
+            (6, (2, 4)),
+            (7, (3, 1)),
+            (8, (4, 1)),
+            (9, (4, 2)), // the end of the text
+        ] {
+            assert_eq!(lines.position(offset), place, "at {offset}");
+        }
+    }
+
+    #[test]
+    fn the_place_of_what_is_not_written_is_the_table_around_it() {
+        let text = "x = 1\n[labels]\n[labels.names]\ncar = { phrases = 'auto' }\n";
+        let file = TextFile { name: "f", text };
+        let document = Document::parse(file, 0, &mut Problems::default()).unwrap();
+        for (path, line) in [
+            (&["x"][..], Some(1)),
+            (&["x", "y"], Some(1)),
+            (&["labels", "templates"], Some(2)),
+            (&["labels", "names", "car", "phrases"], Some(4)),
+            (&["labels", "names", "dog", "phrases"], Some(3)),
+            (&["model", "detector"], None),
+        ] {
+            match document.place_of(path) {
+                Origin::File { line: at, .. } => assert_eq!(*at, line, "{path:?}"),
+                Origin::Override(set) => panic!("{set}"),
+            }
+        }
+    }
 }

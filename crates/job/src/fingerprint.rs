@@ -1,5 +1,6 @@
 //! Which rows a job makes, as one hash: only outputs of the same fingerprint may be resumed.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,8 @@ use crate::pipeline::Pipeline;
 /// schema, a corrected bug. An output made before cannot be resumed after.
 pub const OUTPUT_VERSION: u32 = 2;
 
-/// SHA-256 over the resolved pipeline, the model's digest and [`OUTPUT_VERSION`], in lower-case hex.
+/// SHA-256 over the resolved pipeline, the digests of the files that it names and
+/// [`OUTPUT_VERSION`], in lower-case hex.
 ///
 /// It depends on values alone: not on the order of keys, on comments, on which defaults are
 /// written out, on the config file or on the machine.
@@ -22,12 +24,19 @@ pub struct Fingerprint(String);
 
 impl Fingerprint {
     /// The fingerprint of `pipeline` run with the model file whose SHA-256 is `model_sha256` (hex).
-    pub fn of(pipeline: &Pipeline, model_sha256: &str) -> Self {
-        let identity = json!({
+    ///
+    /// `files` has the SHA-256 of each other file that rows depend on, by its setting:
+    /// `model.detector`, `prompts.boxes_path`, `prompts.examples[0].image`.
+    pub fn of(pipeline: &Pipeline, model_sha256: &str, files: &BTreeMap<String, String>) -> Self {
+        let mut identity = json!({
             "output_version": OUTPUT_VERSION,
             "model_sha256": model_sha256,
             "pipeline": pipeline,
         });
+        // Jobs without other files have the fingerprint they had before there were any.
+        if !files.is_empty() {
+            identity["files"] = json!(files);
+        }
         Fingerprint(hex(&Sha256::digest(canonical_json(&identity).as_bytes())))
     }
 

@@ -40,6 +40,12 @@ pub struct Extras {
     pub caption: Option<String>,
     /// Boxes on the image, `[x0, y0, x1, y1]` in pixels, carried into the output.
     pub boxes: Option<Vec<[f64; 4]>>,
+    /// Labels: what to look for on the image, or one for each box.
+    pub labels: Option<Vec<String>>,
+    /// The scores of the boxes.
+    pub scores: Option<Vec<f32>>,
+    /// Points `[x, y, label]` in pixels; the label is 1 on the object and 0 beside it.
+    pub points: Option<Vec<[f64; 3]>>,
 }
 
 /// What an item holds.
@@ -56,6 +62,41 @@ pub enum ItemKind {
         /// How many rows it has.
         rows: u64,
     },
+}
+
+/// What begins the labels, scores and points of an item. Plans from before there were any have
+/// nothing in their place, and there follows either nothing or an option, which begins with 0 or 1.
+const PROMPTS: u8 = 2;
+
+impl Extras {
+    /// Appends labels, scores and points, if there are any of the three.
+    fn write_prompts(&self, bytes: &mut Vec<u8>) {
+        if self.labels.is_none() && self.scores.is_none() && self.points.is_none() {
+            return;
+        }
+        bytes.push(PROMPTS);
+        bytes.push(u8::from(self.labels.is_some()));
+        if let Some(labels) = &self.labels {
+            write_count(labels.len(), bytes);
+            for label in labels {
+                write_text(label, bytes);
+            }
+        }
+        bytes.push(u8::from(self.scores.is_some()));
+        if let Some(scores) = &self.scores {
+            write_count(scores.len(), bytes);
+            for score in scores {
+                bytes.extend_from_slice(&score.to_bits().to_le_bytes());
+            }
+        }
+        bytes.push(u8::from(self.points.is_some()));
+        if let Some(points) = &self.points {
+            write_count(points.len(), bytes);
+            for number in points.iter().flatten() {
+                bytes.extend_from_slice(&number.to_bits().to_le_bytes());
+            }
+        }
+    }
 }
 
 impl Item {
@@ -111,11 +152,14 @@ impl Item {
             None => bytes.push(0),
             Some(boxes) => {
                 bytes.push(1);
-                bytes.extend_from_slice(&(boxes.len() as u64).to_le_bytes());
+                write_count(boxes.len(), bytes);
                 for side in boxes.iter().flatten() {
                     bytes.extend_from_slice(&side.to_bits().to_le_bytes());
                 }
             }
+        }
+        if let Some(extras) = self.extras.as_deref() {
+            extras.write_prompts(bytes);
         }
     }
 
@@ -144,8 +188,12 @@ pub fn items_digest(items: &[Item]) -> String {
     hex(&hash.finalize())
 }
 
+fn write_count(count: usize, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(&(count as u64).to_le_bytes());
+}
+
 pub(crate) fn write_text(text: &str, bytes: &mut Vec<u8>) {
-    bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+    write_count(text.len(), bytes);
     bytes.extend_from_slice(text.as_bytes());
 }
 
@@ -239,11 +287,50 @@ mod tests {
             }),
             caption: Some("a cat".to_string()),
             boxes: Some(vec![[0.5, 1.0, 20.0, 30.25]]),
+            ..Extras::default()
         };
         let items = [item("a b/\u{fc}.jpg"), rows, with_extras(extras)];
         assert_eq!(
             items_digest(&items),
             "3004b133dcfdd44458b5887702d0ef3dfc34c7ad79ab57109630a1a82d01502a"
+        );
+    }
+
+    #[test]
+    fn the_digest_of_prompts_is_stable() {
+        let extras = Extras {
+            boxes: Some(vec![[0.5, 1.0, 20.0, 30.25]]),
+            labels: Some(vec!["a cat".to_string(), "\u{fc}".to_string()]),
+            scores: Some(vec![0.75]),
+            points: Some(vec![[7.5, 2.0, 1.0], [0.0, 5.0, 0.0]]),
+            ..Extras::default()
+        };
+        let mut content = Vec::new();
+        with_extras(extras).write_content(&mut content);
+        let mut without = Vec::new();
+        let boxes = Extras {
+            boxes: Some(vec![[0.5, 1.0, 20.0, 30.25]]),
+            ..Extras::default()
+        };
+        with_extras(boxes).write_content(&mut without);
+        assert!(content.starts_with(&without), "what is new comes behind");
+        assert_eq!(
+            content[without.len()..],
+            [
+                // The block, two labels of five and two bytes.
+                &[2, 1, 2, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0][..],
+                b"a cat",
+                &[2, 0, 0, 0, 0, 0, 0, 0, 0xC3, 0xBC],
+                // One score.
+                &[1, 1, 0, 0, 0, 0, 0, 0, 0],
+                &0.75_f32.to_bits().to_le_bytes(),
+                // Two points.
+                &[1, 2, 0, 0, 0, 0, 0, 0, 0],
+                &[7.5, 2.0, 1.0, 0.0, 5.0, 0.0]
+                    .map(|number: f64| number.to_bits().to_le_bytes())
+                    .concat(),
+            ]
+            .concat()
         );
     }
 
@@ -268,6 +355,24 @@ mod tests {
         let boxes = |boxes: &[[f64; 4]]| {
             with_extras(Extras {
                 boxes: Some(boxes.to_vec()),
+                ..Extras::default()
+            })
+        };
+        let labels = |labels: &[&str]| {
+            with_extras(Extras {
+                labels: Some(labels.iter().map(|label| label.to_string()).collect()),
+                ..Extras::default()
+            })
+        };
+        let scores = |scores: &[f32]| {
+            with_extras(Extras {
+                scores: Some(scores.to_vec()),
+                ..Extras::default()
+            })
+        };
+        let points = |points: &[[f64; 3]]| {
+            with_extras(Extras {
+                points: Some(points.to_vec()),
                 ..Extras::default()
             })
         };
@@ -304,6 +409,15 @@ mod tests {
             boxes(&[]),
             boxes(&[[1.0, 2.0, 3.0, 4.0]]),
             boxes(&[[1.0, 2.0, 4.0, 3.0]]),
+            labels(&[]),
+            labels(&["ab"]),
+            labels(&["a", "b"]),
+            scores(&[]),
+            scores(&[0.5]),
+            scores(&[0.25]),
+            points(&[]),
+            points(&[[1.0, 2.0, 0.0]]),
+            points(&[[1.0, 2.0, 1.0]]),
         ];
         let mut digests: Vec<String> = others
             .iter()
@@ -336,26 +450,32 @@ mod tests {
             kind,
             option(),
             option(),
+            proptest::option::of(proptest::collection::vec(text(), 0..3)),
+            proptest::option::of(proptest::collection::vec(0..2_u8, 0..3)),
         );
-        fields.prop_map(|(key, uri, bytes, etag, kind, caption, reason)| {
-            let reject = reason.map(|reason| Reject {
-                reason,
-                detail: String::new(),
-            });
-            let extras = Extras {
-                reject,
-                caption,
-                boxes: None,
-            };
-            Item {
-                key: key.into(),
-                uri: uri.map(Into::into),
-                bytes,
-                etag: etag.map(Into::into),
-                kind,
-                extras: Some(Box::new(extras)),
-            }
-        })
+        fields.prop_map(
+            |(key, uri, bytes, etag, kind, caption, reason, labels, scores)| {
+                let reject = reason.map(|reason| Reject {
+                    reason,
+                    detail: String::new(),
+                });
+                let extras = Extras {
+                    reject,
+                    caption,
+                    labels,
+                    scores: scores.map(|scores| scores.into_iter().map(f32::from).collect()),
+                    ..Extras::default()
+                };
+                Item {
+                    key: key.into(),
+                    uri: uri.map(Into::into),
+                    bytes,
+                    etag: etag.map(Into::into),
+                    kind,
+                    extras: Some(Box::new(extras)),
+                }
+            },
+        )
     }
 
     proptest! {

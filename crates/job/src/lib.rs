@@ -3,7 +3,7 @@
 //! ```text
 //!  pipelines/*.toml ─┐                      ┌─> Pipeline ──┐
 //!  --set a.b=value  ─┼─> load ─> all checks ┤              ├─> Fingerprint ──> JobRecord (_job.json)
-//!  configs/*.toml   ─┘                      └─> Config     │   model digest        │
+//!  configs/*.toml   ─┘                      └─> Config     │   digests             │
 //!                                                          │                       │
 //!  listing: Items ──> Extender: new ones ──> cut: Shards ──┴──> Segment (_plan/) <─┘
 //!                         ^                                        │
@@ -16,7 +16,8 @@
 //! [`Plan`] of its shards, frozen as a chain of [`Segment`]s, and the [`Fingerprint`] that decides
 //! whether an output may be resumed.
 //!
-//! Only the [`Pipeline`] (with the model's digest and [`OUTPUT_VERSION`]) enters the fingerprint.
+//! Only the [`Pipeline`] (with the digests of the models and other files that it names, and
+//! [`OUTPUT_VERSION`]) enters the fingerprint.
 //! The [`Config`] never changes a row, so a job may resume on another machine with another config.
 //!
 //! What never happens here: reading files, opening images, touching a device. The caller reads;
@@ -27,16 +28,20 @@
 //! see [`ConfigError`].
 
 mod byte_size;
+mod choice;
 mod config;
 mod document;
 mod extend;
 mod fingerprint;
 mod item;
+mod labels;
 mod load;
 mod location;
+mod needs;
 mod pipeline;
 mod plan;
 mod problem;
+mod prompts;
 mod record;
 mod schema;
 mod section;
@@ -49,13 +54,17 @@ pub use config::{Config, Log, LogFormat, Output, Progress, Run, Store};
 pub use extend::{Extender, Extension};
 pub use fingerprint::{Fingerprint, OUTPUT_VERSION, canonical_json};
 pub use item::{Extras, Item, ItemKind, Reject, items_digest};
+pub use labels::{CropBackground, Label, LabellerSettings, Labels};
 pub use load::{Job, TextFile, load, load_config, load_pipeline};
 pub use location::redacted;
-pub use pipeline::{
-    AutomaticPrompts, Limits, MaskSettings, ModelSource, Pipeline, PointGrid, Prompts, Source,
-};
+pub use pipeline::{Limits, MaskSettings, ModelSource, Pipeline, Source};
 pub use plan::{Plan, PlanError, check_items};
 pub use problem::{ConfigError, Problem};
+pub use prompts::{
+    AutomaticPrompts, BoxPrompts, BoxesFrom, DetectionSettings, Example, ExamplePrompts,
+    LabelsFrom, PointGrid, PointGroups, PointPrompts, PointsFrom, PromptedMasks, Prompts,
+    TextPrompts,
+};
 pub use record::{JobRecord, ModelRecord};
 pub use segment::{SEGMENT_VERSION, Segment, SegmentDraft, SegmentFile, SegmentKind};
 pub use select::{Selection, SelectionError};

@@ -2,9 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::choice::Choice;
 use crate::document::Document;
+use crate::labels::{LabellerSettings, Labels, read_labeller, read_labels};
 use crate::location;
+use crate::needs;
 use crate::problem::Problems;
+use crate::prompts::{MODE, Mode, Prompts, read_prompts};
 use crate::schema::FileKind;
 use crate::section::Section;
 use crate::shard::ShardLimits;
@@ -27,13 +31,20 @@ pub struct Pipeline {
     pub prompts: Prompts,
     /// Which masks are kept.
     pub masks: MaskSettings,
+    /// What masks are called; there when text prompts or a labeller use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
+    /// How masks are labelled by their crops; there when `model.labeller` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labeller: Option<LabellerSettings>,
 }
 
 /// Where the images come from.
 ///
 /// Every `path` is a local path, which starts at the working directory if it is relative, or a
 /// `file://`, `s3://bucket/prefix`, `gs://`, `az://`, `http://` or `https://` location; it has no
-/// credentials in it. A column that is not named is found by its usual names.
+/// credentials in it. A column that is not named is found by its usual names,
+/// if it has any.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Source {
@@ -67,6 +78,16 @@ pub enum Source {
         /// The column with boxes on each image, carried into the output.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         boxes_column: Option<String>,
+        /// The column with labels: what to look for on each image, or one for each of its boxes.
+        /// It has no usual name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        labels_column: Option<String>,
+        /// The column with a score for each box. It has no usual name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scores_column: Option<String>,
+        /// The column with points on each image. It has no usual name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        points_column: Option<String>,
         /// How many images make a shard, at most; a row group is never split.
         images_per_shard: u32,
         /// How many bytes make a shard, at most.
@@ -88,6 +109,16 @@ pub enum Source {
         /// The column with boxes on each image, carried into the output.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         boxes_column: Option<String>,
+        /// The column with labels: what to look for on each image, or one for each of its boxes.
+        /// It has no usual name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        labels_column: Option<String>,
+        /// The column with a score for each box. It has no usual name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scores_column: Option<String>,
+        /// The column with points on each image. It has no usual name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        points_column: Option<String>,
         /// How many images make a shard, at most.
         images_per_shard: u32,
         /// How many bytes make a shard, at most.
@@ -146,51 +177,31 @@ pub struct Limits {
     pub max_file_bytes: u64,
 }
 
-/// The weights.
+/// The weights. A detector or labeller is a file, or a folder with `model.safetensors` and what
+/// was published beside it; a tokenizer is a `tokenizer.json` or the folder with one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelSource {
     /// A SAM checkpoint, `.pth` or `.safetensors`, with the official key names.
     pub checkpoint: String,
-}
-
-/// What the model is asked, per image.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "mode", rename_all = "lowercase")]
-pub enum Prompts {
-    /// Points all over the image, as `SamAutomaticMaskGenerator` asks them.
-    Automatic(AutomaticPrompts),
-}
-
-/// The prompts of `SamAutomaticMaskGenerator` (segment-anything), under its option names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AutomaticPrompts {
-    /// The points of the whole image and of each crop layer.
-    #[serde(flatten)]
-    pub grid: PointGrid,
-    /// How many times the image is also run on crops: layer i has 4^i of them.
-    pub crop_n_layers: u32,
-    /// How far crops overlap, as a fraction of the image's shorter side in the first layer.
-    pub crop_overlap_ratio: f64,
-    /// Crop layer i has `points_per_side / factor^i` points per side.
-    pub crop_n_points_downscale_factor: u32,
-    /// One mask per point instead of three.
-    pub single_mask: bool,
-}
-
-/// The points to ask at: a square grid or a list. Exactly one of the two keys is in a pipeline.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum PointGrid {
-    /// This many points along each side, evenly spaced.
-    #[serde(rename = "points_per_side")]
-    PerSide(u32),
-    /// Per crop layer (layer 0 is the whole image) its points, `[x, y]` as fractions of the crop
-    /// in [0, 1]; `crop_n_layers + 1` lists.
-    #[serde(rename = "point_grids")]
-    Explicit(Vec<Vec<[f64; 2]>>),
+    /// An OWLv2 or OWL-ViT checkpoint, which finds boxes for labels or examples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detector: Option<String>,
+    /// The detector's tokenizer; without it the one beside the detector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detector_tokenizer: Option<String>,
+    /// A CLIP checkpoint, which labels masks by their crops.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labeller: Option<String>,
+    /// The labeller's tokenizer; without it the one beside the labeller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labeller_tokenizer: Option<String>,
 }
 
 /// Which masks are kept, under the option names of `SamAutomaticMaskGenerator`, plus the filters
 /// that SA-1B applied. What is off by default is off in the reference too.
+///
+/// `box_nms_thresh` and `crop_nms_thresh` are for automatic prompts; a pipeline of another mode has
+/// them at their defaults, unused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MaskSettings {
     /// Masks whose predicted IoU is not above this are dropped; 0 keeps all.
@@ -217,30 +228,35 @@ pub struct MaskSettings {
     pub containment_nms_thresh: Option<f64>,
 }
 
-/// Crop layer i has 4^i crops, each a run of the image encoder: 4 layers are 341 of them.
-const MAX_CROP_LAYERS: u32 = 4;
-/// 1024 x 1024 points are one per pixel of the model's input.
-const MAX_POINTS_PER_SIDE: u32 = 1024;
-
 impl Pipeline {
     /// Reads a parsed pipeline file. What is returned counts only if no problem was noted.
     pub(crate) fn read(mut document: Document, problems: &mut Problems) -> Self {
         const KIND: FileKind = FileKind::Pipeline;
+        let written = document.clone();
         let document = &mut document;
         let source = read_source(Section::take(document, KIND, "source", problems));
         let limits = read_limits(Section::take(document, KIND, "limits", problems));
         let model = read_model(Section::take(document, KIND, "model", problems));
-        let prompts = read_prompts(Section::take(document, KIND, "prompts", problems));
-        let masks = read_masks(Section::take(document, KIND, "masks", problems));
+        let (prompts, mode) = read_prompts(Section::take(document, KIND, "prompts", problems));
+        let masks = read_masks(Section::take(document, KIND, "masks", problems), mode);
+        let labels = read_labels(Section::take(document, KIND, "labels", problems));
+        let labeller = read_labeller(Section::take(document, KIND, "labeller", problems));
         let name = read_name(Section::take(document, KIND, "", problems));
-        Pipeline {
+        // What nothing uses is refused below; its defaults must not get into the fingerprint.
+        let has_labeller = model.labeller.is_some();
+        let has_labels = has_labeller || matches!(prompts, Prompts::Text(_));
+        let pipeline = Pipeline {
             name,
             source,
             limits,
             model,
             prompts,
             masks,
-        }
+            labels: has_labels.then_some(labels),
+            labeller: has_labeller.then_some(labeller),
+        };
+        needs::check(&pipeline, mode, &written, problems);
+        pipeline
     }
 }
 
@@ -278,7 +294,7 @@ const KINDS: [(&str, Kind); 4] = [
 ];
 
 /// The settings that only some kinds of sources have.
-const SETTINGS_OF_KINDS: [(&str, &[Kind]); 7] = [
+const SETTINGS_OF_KINDS: [(&str, &[Kind]); 10] = [
     ("images_per_shard", CUT_BY_SIZE),
     ("bytes_per_shard", CUT_BY_SIZE),
     ("image_column", &[Kind::Parquet]),
@@ -286,6 +302,9 @@ const SETTINGS_OF_KINDS: [(&str, &[Kind]); 7] = [
     ("key_column", TABLES),
     ("caption_column", TABLES),
     ("boxes_column", TABLES),
+    ("labels_column", TABLES),
+    ("scores_column", TABLES),
+    ("points_column", TABLES),
 ];
 const CUT_BY_SIZE: &[Kind] = &[Kind::Images, Kind::Parquet, Kind::Manifest];
 const TABLES: &[Kind] = &[Kind::Parquet, Kind::Manifest];
@@ -308,6 +327,9 @@ fn read_source(mut section: Section<'_>) -> Source {
     let key_column = section.optional_text("key_column");
     let caption_column = section.optional_text("caption_column");
     let boxes_column = section.optional_text("boxes_column");
+    let labels_column = section.optional_text("labels_column");
+    let scores_column = section.optional_text("scores_column");
+    let points_column = section.optional_text("points_column");
     section.finish();
     match kind {
         Some(Kind::Webdataset) => Source::Webdataset { path },
@@ -317,6 +339,9 @@ fn read_source(mut section: Section<'_>) -> Source {
             key_column,
             caption_column,
             boxes_column,
+            labels_column,
+            scores_column,
+            points_column,
             images_per_shard,
             bytes_per_shard,
         },
@@ -326,6 +351,9 @@ fn read_source(mut section: Section<'_>) -> Source {
             key_column,
             caption_column,
             boxes_column,
+            labels_column,
+            scores_column,
+            points_column,
             images_per_shard,
             bytes_per_shard,
         },
@@ -338,27 +366,15 @@ fn read_source(mut section: Section<'_>) -> Source {
 }
 
 fn note_settings_of_other_kinds(section: &mut Section<'_>, kind: Kind) {
-    let name = |kind: Kind| {
-        let found = KINDS.iter().find(|(_, of)| *of == kind);
-        found.expect("every kind has a word").0
+    let choice = Choice {
+        key: "kind",
+        words: &KINDS,
+        settings: &SETTINGS_OF_KINDS,
     };
-    for (key, kinds) in SETTINGS_OF_KINDS {
-        let origin = section.origin_of(key);
-        if origin.is_none() || kinds.contains(&kind) {
-            continue;
-        }
-        let why = match kind {
-            Kind::Webdataset if kinds == CUT_BY_SIZE => ", where each tar is a shard",
-            _ => "",
-        };
-        let others: Vec<String> = kinds.iter().map(|of| format!("{:?}", name(*of))).collect();
-        let what = format!(
-            " has no meaning for kind = {:?}{why}; it is for kind = {}. Remove it",
-            name(kind),
-            others.join(" or ")
-        );
-        section.note(origin, key, &what);
-    }
+    choice.refuse_others(section, kind, |kinds| match kind {
+        Kind::Webdataset if kinds == CUT_BY_SIZE => ", where each tar is a shard",
+        _ => "",
+    });
 }
 
 fn read_limits(mut section: Section<'_>) -> Limits {
@@ -376,63 +392,32 @@ fn read_limits(mut section: Section<'_>) -> Limits {
 
 fn read_model(mut section: Section<'_>) -> ModelSource {
     let what = "a SAM checkpoint, .pth or .safetensors";
-    let checkpoint = section.required_location("checkpoint", location::LOCAL, what);
+    let model = ModelSource {
+        checkpoint: section.required_location("checkpoint", location::LOCAL, what),
+        detector: section.location("detector", location::LOCAL),
+        detector_tokenizer: section.location("detector_tokenizer", location::LOCAL),
+        labeller: section.location("labeller", location::LOCAL),
+        labeller_tokenizer: section.location("labeller_tokenizer", location::LOCAL),
+    };
     section.finish();
-    ModelSource { checkpoint }
+    model
 }
 
-fn read_prompts(mut section: Section<'_>) -> Prompts {
-    // One mode today; the key is checked so that a file for a later version does not pass as this.
-    section.one_of("mode", &[("automatic", ())]);
-    let per_side_origin = section.origin_of("points_per_side");
-    let grids_origin = section.origin_of("point_grids");
-    let layers_origin = section.origin_of("crop_n_layers");
-    let points_per_side = section.integer_u32("points_per_side", 32, 1..=MAX_POINTS_PER_SIDE);
-    let point_grids = section.point_grids("point_grids");
-    let crop_n_layers = section.integer_u32("crop_n_layers", 0, 0..=MAX_CROP_LAYERS);
-    let downscale = section.integer_u32("crop_n_points_downscale_factor", 1, 1..=1024);
+/// The settings of `[masks]` that only some modes have.
+const MASKS_OF_MODES: Choice<Mode> = Choice {
+    key: MODE.key,
+    words: MODE.words,
+    settings: &[
+        ("box_nms_thresh", &[Mode::Automatic]),
+        ("crop_nms_thresh", &[Mode::Automatic]),
+    ],
+};
 
-    if grids_origin.is_some() && per_side_origin.is_some() {
-        let what = " and prompts.points_per_side are both given; keep one of them";
-        section.note(grids_origin.clone(), "point_grids", what);
+fn read_masks(mut section: Section<'_>, mode: Option<Mode>) -> MaskSettings {
+    if let Some(mode) = mode {
+        let why = ", where duplicates are told by mask_nms_thresh";
+        MASKS_OF_MODES.refuse_others(&mut section, mode, |_| why);
     }
-    let grid = match point_grids {
-        Some(grids) => {
-            if grids.len() != crop_n_layers as usize + 1 {
-                let what = format!(
-                    " has {} grids, but crop_n_layers = {crop_n_layers} needs {}: one for the \
-                     whole image and one per layer",
-                    grids.len(),
-                    crop_n_layers + 1
-                );
-                section.note(grids_origin, "point_grids", &what);
-            }
-            PointGrid::Explicit(grids)
-        }
-        None => {
-            if points_per_side / downscale.saturating_pow(crop_n_layers) == 0 {
-                let what = format!(
-                    " = {crop_n_layers} leaves the last layer without points: points_per_side = \
-                     {points_per_side} divided by {downscale} (crop_n_points_downscale_factor) \
-                     per layer is below 1"
-                );
-                section.note(layers_origin, "crop_n_layers", &what);
-            }
-            PointGrid::PerSide(points_per_side)
-        }
-    };
-    let prompts = AutomaticPrompts {
-        grid,
-        crop_n_layers,
-        crop_overlap_ratio: section.number("crop_overlap_ratio", 512.0 / 1500.0, 0.0..=1.0),
-        crop_n_points_downscale_factor: downscale,
-        single_mask: section.boolean("single_mask", false),
-    };
-    section.finish();
-    Prompts::Automatic(prompts)
-}
-
-fn read_masks(mut section: Section<'_>) -> MaskSettings {
     let coverage_origin = section.origin_of("max_coverage");
     let masks = MaskSettings {
         // The IoU head is a regression without a bound: predictions somewhat above 1 happen.

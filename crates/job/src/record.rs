@@ -1,5 +1,7 @@
 //! The content of `_job.json`: what an output directory was made by.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -20,6 +22,10 @@ pub struct JobRecord {
     pub pipeline: Pipeline,
     /// The weights.
     pub model: ModelRecord,
+    /// SHA-256 of each other file that rows depend on, lower-case hex, by its setting:
+    /// `model.detector`, `prompts.examples[0].image`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
 }
 
 /// The weights a job ran with.
@@ -32,16 +38,23 @@ pub struct ModelRecord {
 }
 
 impl JobRecord {
-    /// The record of `pipeline` with the model file whose SHA-256 is `model_sha256`.
-    pub fn new(pipeline: &Pipeline, model_sha256: &str, tool_version: &str) -> Self {
+    /// The record of `pipeline` with the model file whose SHA-256 is `model_sha256` and the other
+    /// `files`, as in [`Fingerprint::of`].
+    pub fn new(
+        pipeline: &Pipeline,
+        model_sha256: &str,
+        files: &BTreeMap<String, String>,
+        tool_version: &str,
+    ) -> Self {
         JobRecord {
             tool_version: tool_version.to_string(),
-            fingerprint: Fingerprint::of(pipeline, model_sha256),
+            fingerprint: Fingerprint::of(pipeline, model_sha256, files),
             pipeline: pipeline.clone(),
             model: ModelRecord {
                 path: pipeline.model.checkpoint.clone(),
                 sha256: model_sha256.to_string(),
             },
+            files: files.clone(),
         }
     }
 

@@ -63,10 +63,22 @@ const PIPELINE: &[SectionKeys] = &[
             "key_column",
             "caption_column",
             "boxes_column",
+            "labels_column",
+            "scores_column",
+            "points_column",
         ],
     ),
     ("limits", &["max_pixels", "max_side", "max_file_bytes"]),
-    ("model", &["checkpoint"]),
+    (
+        "model",
+        &[
+            "checkpoint",
+            "detector",
+            "detector_tokenizer",
+            "labeller",
+            "labeller_tokenizer",
+        ],
+    ),
     (
         "prompts",
         &[
@@ -77,6 +89,24 @@ const PIPELINE: &[SectionKeys] = &[
             "crop_overlap_ratio",
             "crop_n_points_downscale_factor",
             "single_mask",
+            "refine",
+            "labels_from",
+            "caption_separator",
+            "score_thresh",
+            "objectness_thresh",
+            "label_nms_thresh",
+            "cross_label_nms_thresh",
+            "max_detections",
+            "examples",
+            "boxes_from",
+            "boxes_path",
+            "coco_images",
+            "yolo_names",
+            "yolo_scores",
+            "min_box_score",
+            "points_from",
+            "fixed_points",
+            "point_groups",
         ],
     ),
     (
@@ -95,7 +125,36 @@ const PIPELINE: &[SectionKeys] = &[
             "containment_nms_thresh",
         ],
     ),
+    ("labels", &["names", "templates", "negatives"]),
+    (
+        "labeller",
+        &[
+            "crop_padding",
+            "crop_background",
+            "min_probability",
+            "min_similarity",
+            "other_label",
+        ],
+    ),
 ];
+
+/// A table inside a section: what one of its kind is called in messages, and its keys.
+pub(crate) struct TableKeys {
+    pub(crate) noun: &'static str,
+    pub(crate) keys: &'static [&'static str],
+}
+
+/// One of `prompts.examples`.
+pub(crate) const EXAMPLE: TableKeys = TableKeys {
+    noun: "an example",
+    keys: &["image", "box", "label"],
+};
+
+/// One of `labels.names`, where it is more than its phrases.
+pub(crate) const LABEL: TableKeys = TableKeys {
+    noun: "a label",
+    keys: &["phrases", "score_thresh"],
+};
 
 const CONFIG: &[SectionKeys] = &[
     ("output", &["root", "max_put_bytes"]),
@@ -170,6 +229,22 @@ pub(crate) fn unknown_key(kind: FileKind, section: &str, key: &str) -> String {
     format!("{what}; {}", suggestion(key, keys))
 }
 
+/// Says what is wrong with `key` in the table at `path`, which is one of `table`.
+pub(crate) fn unknown_table_key(path: &str, table: &TableKeys, key: &str) -> String {
+    let hint = suggestion(key, table.keys);
+    let (noun, key) = (table.noun, quoted_key(key));
+    format!("{path}.{key} is not a key of {noun}; {hint}")
+}
+
+/// A key as TOML writes it: in quotes unless it is bare.
+pub(crate) fn quoted_key(key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    match !key.is_empty() && key.chars().all(bare) {
+        true => key.to_string(),
+        false => format!("{key:?}"),
+    }
+}
+
 /// Whether somebody would put a secret under this key.
 pub(crate) fn names_a_secret(key: &str) -> bool {
     const SECRETS: [&str; 6] = [
@@ -181,6 +256,7 @@ pub(crate) fn names_a_secret(key: &str) -> bool {
         "token",
     ];
     let key = key.to_ascii_lowercase().replace('-', "_");
+    let key = key.replace("tokenize", ""); // `detector_tokenizer` is a file
     SECRETS.iter().any(|secret| key.contains(secret))
 }
 
@@ -297,6 +373,12 @@ mod tests {
             unknown_section(FileKind::Config, "masks"),
             "[masks] belongs in the pipeline file"
         );
+    }
+
+    #[test]
+    fn a_tokenizer_is_no_secret_and_a_token_is() {
+        assert!(!names_a_secret("model.detector_tokenizer"));
+        assert!(names_a_secret("model.hub_token") && names_a_secret("tokenizer_token"));
     }
 
     #[test]

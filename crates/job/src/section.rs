@@ -7,19 +7,56 @@ use crate::byte_size::parse_bytes;
 use crate::document::{Document, Node, Value};
 use crate::location;
 use crate::problem::{Origin, Problems};
-use crate::schema::{self, FileKind};
+use crate::schema::{self, FileKind, TableKeys};
 
-/// The unread settings of one section.
+/// The unread settings of one section, or of a table inside one.
 ///
 /// A getter returns the default where the setting is absent or wrong; a wrong one has been noted
 /// in `problems`, so the value returned for it is never used. [`Section::finish`] notes what no
 /// getter asked for.
 pub(crate) struct Section<'p> {
-    kind: FileKind,
-    name: &'static str,
+    scope: Scope,
     entries: BTreeMap<String, Node>,
     origin: Origin,
     problems: &'p mut Problems,
+}
+
+/// Which keys there can be, and what stands before them in messages.
+enum Scope {
+    Section {
+        kind: FileKind,
+        name: &'static str,
+    },
+    Table {
+        path: String,
+        keys: &'static TableKeys,
+    },
+}
+
+impl Scope {
+    fn keys(&self) -> &'static [&'static str] {
+        match self {
+            Scope::Section { kind, name } => kind.keys(name).unwrap_or_default(),
+            Scope::Table { keys, .. } => keys.keys,
+        }
+    }
+
+    fn path(&self) -> &str {
+        match self {
+            Scope::Section { name, .. } => name,
+            Scope::Table { path, .. } => path,
+        }
+    }
+
+    fn unknown(&self, key: &str, value: &Value) -> String {
+        match (self, value) {
+            (Scope::Section { kind, name: "" }, Value::Table(_)) => {
+                schema::unknown_section(*kind, key)
+            }
+            (Scope::Section { kind, name }, _) => schema::unknown_key(*kind, name, key),
+            (Scope::Table { path, keys }, _) => schema::unknown_table_key(path, keys, key),
+        }
+    }
 }
 
 impl<'p> Section<'p> {
@@ -50,29 +87,54 @@ impl<'p> Section<'p> {
             }
         };
         Section {
-            kind,
-            name,
+            scope: Scope::Section { kind, name },
             entries,
             origin,
             problems,
         }
     }
 
+    /// Opens `node`, a table that was written as `key` of this one, such as `examples[2]`; what is
+    /// no table is noted, with the `shape` it must have.
+    pub(crate) fn table(
+        &mut self,
+        key: &str,
+        node: Node,
+        keys: &'static TableKeys,
+        shape: &str,
+    ) -> Option<Section<'_>> {
+        let Node { value, origin } = node;
+        let Value::Table(entries) = value else {
+            return self.wrong_type(key, &value, origin, shape);
+        };
+        Some(Section {
+            scope: Scope::Table {
+                path: schema::path(self.scope.path(), key),
+                keys,
+            },
+            entries,
+            origin,
+            problems: &mut *self.problems,
+        })
+    }
+
     /// Notes every key that is left: unknown ones.
     pub(crate) fn finish(self) {
         for (key, node) in &self.entries {
-            let message = match node.value {
-                Value::Table(_) if self.name.is_empty() => schema::unknown_section(self.kind, key),
-                _ => schema::unknown_key(self.kind, self.name, key),
-            };
+            let message = self.scope.unknown(key, &node.value);
             self.problems.add(&node.origin, message);
         }
+    }
+
+    /// Drops `key` unread: what it means hangs on a setting that is wrong itself.
+    pub(crate) fn ignore(&mut self, key: &str) {
+        self.remove(key);
     }
 
     /// Notes a problem that concerns `key`, at its line or else the section's.
     pub(crate) fn note(&mut self, origin: Option<Origin>, key: &str, what: &str) {
         let origin = origin.unwrap_or_else(|| self.origin.clone());
-        let path = schema::path(self.name, key);
+        let path = schema::path(self.scope.path(), key);
         self.problems.add(&origin, format!("{path}{what}"));
     }
 
@@ -181,17 +243,20 @@ impl<'p> Section<'p> {
         }
     }
 
+    /// A string of at least one character, white space too, and where it is written.
+    pub(crate) fn string(&mut self, key: &str) -> Option<(String, Origin)> {
+        let node = self.remove(key)?;
+        self.as_string(key, node, "a string")
+    }
+
     /// A string that is not empty, and where it is written.
     pub(crate) fn text(&mut self, key: &str) -> Option<(String, Origin)> {
-        let Node { value, origin } = self.remove(key)?;
-        match value {
-            Value::String(text) if text.trim().is_empty() => {
-                self.note(Some(origin), key, " is empty");
-                None
-            }
-            Value::String(text) => Some((text, origin)),
-            other => self.wrong_type(key, &other, origin, "a string"),
+        let (text, origin) = self.string(key)?;
+        if text.trim().is_empty() {
+            self.note(Some(origin), key, " is empty");
+            return None;
         }
+        Some((text, origin))
     }
 
     /// A string that is not empty, or nothing.
@@ -242,6 +307,50 @@ impl<'p> Section<'p> {
         found.map(|(_, value)| *value)
     }
 
+    /// An array, unread; `shape` says what it must be: `an array of examples`.
+    pub(crate) fn array(&mut self, key: &str, shape: &str) -> Option<Vec<Node>> {
+        let Node { value, origin } = self.remove(key)?;
+        match value {
+            Value::Array(items) => Some(items),
+            other => self.wrong_type(key, &other, origin, shape),
+        }
+    }
+
+    /// Whatever is written, unread: for a setting of several shapes.
+    pub(crate) fn any(&mut self, key: &str) -> Option<Node> {
+        self.remove(key)
+    }
+
+    /// `node`, which was written as `key`, such as `negatives[2]`: a string of at least one
+    /// character, and where it is written.
+    pub(crate) fn as_string(
+        &mut self,
+        key: &str,
+        node: Node,
+        must: &str,
+    ) -> Option<(String, Origin)> {
+        let Node { value, origin } = node;
+        match value {
+            Value::String(text) if text.is_empty() => {
+                self.note(Some(origin), key, " is empty");
+                None
+            }
+            Value::String(text) => Some((text, origin)),
+            other => self.wrong_type(key, &other, origin, must),
+        }
+    }
+
+    /// Points `[x, y]` with x and y in [0, 1], at least one.
+    pub(crate) fn points(&mut self, key: &str) -> Option<Vec<[f64; 2]>> {
+        const SHAPE: &str = "an array of [x, y] points";
+        let origin = self.origin_of(key);
+        let points = self.array(key, SHAPE)?;
+        if points.is_empty() {
+            self.note(origin, key, " has no points");
+        }
+        Some(self.as_points(key, points))
+    }
+
     /// Point grids, one per crop layer: `[[[x, y], ...], ...]` with x and y in [0, 1].
     pub(crate) fn point_grids(&mut self, key: &str) -> Option<Vec<Vec<[f64; 2]>>> {
         const SHAPE: &str = "an array of grids, one per crop layer, each an array of [x, y] points";
@@ -258,50 +367,88 @@ impl<'p> Section<'p> {
                 let what = format!("[{layer}] has no points");
                 self.note(Some(node.origin), key, &what);
             }
-            let mut grid = Vec::new();
-            for (at, point) in points.into_iter().enumerate() {
-                match as_point(&point.value) {
-                    Some(point) => grid.push(point),
-                    None => {
-                        let what =
-                            format!("[{layer}][{at}] is not a point [x, y] with x and y in [0, 1]");
-                        self.note(Some(point.origin), key, &what);
-                    }
-                }
-            }
-            grids.push(grid);
+            grids.push(self.as_points(&format!("{key}[{layer}]"), points));
         }
         Some(grids)
     }
 
+    /// The points of `nodes`, an array that was written as `key`.
+    fn as_points(&mut self, key: &str, nodes: Vec<Node>) -> Vec<[f64; 2]> {
+        let mut points = Vec::new();
+        for (at, node) in nodes.into_iter().enumerate() {
+            let in_image = |point: &[f64; 2]| point.iter().all(|c| (0.0..=1.0).contains(c));
+            match as_numbers(&node.value).filter(in_image) {
+                Some(point) => points.push(point),
+                None => {
+                    let what = format!("[{at}] is not a point [x, y] with x and y in [0, 1]");
+                    self.note(Some(node.origin), key, &what);
+                }
+            }
+        }
+        points
+    }
+
+    /// A box `[x0, y0, x1, y1]` in pixels, finite and with an area, or nothing.
+    pub(crate) fn optional_box_xyxy_px(&mut self, key: &str) -> Option<[f64; 4]> {
+        const SHAPE: &str = "a box [x0, y0, x1, y1] in pixels";
+        let Node { value, origin } = self.remove(key)?;
+        let Some(box_xyxy_px) = as_numbers(&value) else {
+            return match &value {
+                Value::Array(_) => {
+                    self.note(Some(origin), key, &format!(" is not {SHAPE}"));
+                    None
+                }
+                other => self.wrong_type(key, other, origin, SHAPE),
+            };
+        };
+        let [x0, y0, x1, y1] = box_xyxy_px;
+        let wrong = if !box_xyxy_px.iter().all(|c: &f64| c.is_finite()) {
+            "has a coordinate that is not finite"
+        } else if x0 >= x1 || y0 >= y1 {
+            "has no area: x0 must be below x1, and y0 below y1"
+        } else {
+            return Some(box_xyxy_px);
+        };
+        let what = format!(" = [{x0}, {y0}, {x1}, {y1}] {wrong}");
+        self.note(Some(origin), key, &what);
+        None
+    }
+
     fn remove(&mut self, key: &str) -> Option<Node> {
-        let keys = self.kind.keys(self.name).unwrap_or_default();
+        let keys = self.scope.keys();
         assert!(keys.contains(&key), "{key} is not in the schema");
         self.entries.remove(key)
     }
 
-    fn wrong_type<T>(&mut self, key: &str, is: &Value, at: Origin, must: &str) -> Option<T> {
+    /// Notes that `key` is `is`, which is not what it `must` be.
+    pub(crate) fn wrong_type<T>(
+        &mut self,
+        key: &str,
+        is: &Value,
+        at: Origin,
+        must: &str,
+    ) -> Option<T> {
         let what = format!("{} is {}; it must be {must}", is.shown(), is.type_name());
         self.note(Some(at), key, &what);
         None
     }
 }
 
-fn as_point(value: &Value) -> Option<[f64; 2]> {
-    let Value::Array(xy) = value else {
+/// An array of exactly `N` numbers; -0.0 becomes 0.0, which means the same.
+fn as_numbers<const N: usize>(value: &Value) -> Option<[f64; N]> {
+    let Value::Array(items) = value else {
         return None;
     };
-    let coordinate = |node: &Node| match node.value {
-        Value::Float(number) => Some(number),
-        Value::Integer(number) => Some(number as f64),
-        _ => None,
-    };
-    let [x, y] = xy.as_slice() else {
+    let mut numbers = [0.0; N];
+    if items.len() != N {
         return None;
-    };
-    let point = [coordinate(x)? + 0.0, coordinate(y)? + 0.0];
-    point
-        .iter()
-        .all(|c| (0.0..=1.0).contains(c))
-        .then_some(point)
+    }
+    for (number, item) in numbers.iter_mut().zip(items) {
+        *number = match item.value {
+            Value::Float(value) => value + 0.0,
+            Value::Integer(value) => value as f64,
+            _ => return None,
+        };
+    }
+    Some(numbers)
 }

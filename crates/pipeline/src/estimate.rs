@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use maskmill_formats::decode::decode;
 use maskmill_job::{Item, ItemKind, Job, JobRecord, Plan, ShardId, cut};
 use maskmill_masks::ImageSize;
-use maskmill_sam::{Checkpoint, DeviceName, MaskSelector, PreparedImage, Sam, propose};
+use maskmill_sam::{DeviceName, MaskSelector, PreparedImage, Sam, propose};
+use maskmill_weights::Checkpoint;
 use maskmill_storage::{CommitStore, OutputStore, SourceStore, StorageError, claim};
 use tokio::runtime::Runtime;
 

@@ -217,6 +217,9 @@ fn row(shard: ShardId, item: &Item) -> PlanRow {
         detail: reject.map(|reject| reject.detail.clone()),
         caption: extras.and_then(|extras| extras.caption.clone()),
         boxes: extras.and_then(|extras| extras.boxes.clone()),
+        labels: extras.and_then(|extras| extras.labels.clone()),
+        scores: extras.and_then(|extras| extras.scores.clone()),
+        points: extras.and_then(|extras| extras.points.clone()),
     }
 }
 
@@ -229,8 +232,10 @@ fn item(row: PlanRow) -> Item {
         reject,
         caption: row.caption,
         boxes: row.boxes,
+        labels: row.labels,
+        scores: row.scores,
+        points: row.points,
     };
-    let is_plain = extras.reject.is_none() && extras.caption.is_none() && extras.boxes.is_none();
     Item {
         key: row.key.into(),
         uri: row.uri.map(Into::into),
@@ -241,7 +246,7 @@ fn item(row: PlanRow) -> Item {
             PlanRowKind::Tar => ItemKind::Tar,
             PlanRowKind::Rows { row_group, rows } => ItemKind::Rows { row_group, rows },
         },
-        extras: (!is_plain).then(|| Box::new(extras)),
+        extras: (extras != Extras::default()).then(|| Box::new(extras)),
     }
 }
 
@@ -262,6 +267,9 @@ mod tests {
                     reject: None,
                     caption: Some("ein Hund, \"groß\"\n".to_owned()),
                     boxes: Some(vec![[0.0, 1.5, 9.0, 3.25], [1.0, 1.0, 2.0, 2.0]]),
+                    labels: Some(vec!["ein Hund".to_owned(), "\"groß\"".to_owned()]),
+                    scores: Some(vec![0.5, 0.1]),
+                    points: Some(vec![[3.0, 2.5, 1.0], [0.0, 0.0, 0.0]]),
                 })),
             },
             Item {

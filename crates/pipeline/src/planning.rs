@@ -34,13 +34,16 @@ const ITEMS_PER_FILE: u64 = 65_536;
 /// Requests at the same time, to hide the latency of a remote store.
 const AT_ONCE: usize = 16;
 /// Rejects that no second look can change: they are of names, not of content.
-const HOPELESS: [&str; 9] = [
+const HOPELESS: [&str; 12] = [
     "duplicate_key",
     "non_utf8_name",
     "unsafe_name",
     "bad_key",
     "bad_uri",
     "bad_boxes",
+    "bad_labels",
+    "bad_scores",
+    "bad_points",
     "no_uri",
     "not_a_file",
     "compressed_tar",

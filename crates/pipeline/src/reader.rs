@@ -377,8 +377,18 @@ impl Reader<'_> {
                     bytes,
                     caption,
                     boxes,
+                    labels,
+                    scores,
+                    points,
                 })) => {
-                    let Some(id) = places.take(key(row, &name), Carried { caption, boxes }) else {
+                    let carried = Carried {
+                        caption,
+                        boxes,
+                        labels,
+                        scores,
+                        points,
+                    };
+                    let Some(id) = places.take(key(row, &name), carried) else {
                         continue;
                     };
                     let permit = self.in_flight.fetch_blocking(bytes.len() as u64);
@@ -481,10 +491,15 @@ pub(crate) fn expect(item: &Item) -> Expect<'_> {
 }
 
 fn carried(item: &Item) -> Carried {
-    let extras = item.extras.as_deref();
+    let Some(extras) = item.extras.as_deref() else {
+        return Carried::default();
+    };
     Carried {
-        caption: extras.and_then(|extras| extras.caption.clone()),
-        boxes: extras.and_then(|extras| extras.boxes.clone()),
+        caption: extras.caption.clone(),
+        boxes: extras.boxes.clone(),
+        labels: extras.labels.clone(),
+        scores: extras.scores.clone(),
+        points: extras.points.clone(),
     }
 }
 

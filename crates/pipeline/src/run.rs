@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use maskmill_job::{Fingerprint, Job, JobRecord, Plan, Selection, Shard, ShardId};
-use maskmill_sam::{Checkpoint, CheckpointError, DeviceError, DeviceName, Sam};
+use maskmill_sam::{DeviceError, DeviceName, Sam};
 use maskmill_storage::{
     ClaimError, CommitError, CommitStore, Marker, OutputStore, SourceError, StorageError, claim,
     failed_shards, layout,
 };
+use maskmill_weights::{Checkpoint, CheckpointError};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 

@@ -123,12 +123,18 @@ pub(crate) fn table_columns(source: &Source) -> ImageTableColumns {
             key_column,
             caption_column,
             boxes_column,
+            labels_column,
+            scores_column,
+            points_column,
             ..
         } => ImageTableColumns {
             image: image_column.clone(),
             key: key_column.clone(),
             caption: caption_column.clone(),
             boxes: boxes_column.clone(),
+            labels: labels_column.clone(),
+            scores: scores_column.clone(),
+            points: points_column.clone(),
         },
         _ => ImageTableColumns::default(),
     }
@@ -165,6 +171,9 @@ pub(crate) fn list_items(
             key_column,
             caption_column,
             boxes_column,
+            labels_column,
+            scores_column,
+            points_column,
             ..
         } => {
             let columns = ManifestColumns {
@@ -172,6 +181,9 @@ pub(crate) fn list_items(
                 key: key_column.clone(),
                 caption: caption_column.clone(),
                 boxes: boxes_column.clone(),
+                labels: labels_column.clone(),
+                scores: scores_column.clone(),
+                points: points_column.clone(),
                 ..ManifestColumns::default()
             };
             let items = of_manifest(path, store, &columns, runtime)?;
@@ -337,20 +349,21 @@ fn of_row(row: Result<ManifestRow<'_>, ManifestReject>) -> Item {
         }
     };
     let key = row.key.unwrap_or_else(|| key_of_uri(row.uri));
-    let has_extras = row.caption.is_some() || row.boxes.is_some();
+    let extras = Extras {
+        reject: None,
+        caption: row.caption.map(str::to_owned),
+        boxes: row.boxes,
+        labels: row.labels,
+        scores: row.scores,
+        points: row.points,
+    };
     Item {
         key: key.into(),
         uri: (key != row.uri).then(|| row.uri.into()),
         bytes: row.bytes.unwrap_or(0),
         etag: None,
         kind: ItemKind::Image,
-        extras: has_extras.then(|| {
-            Box::new(Extras {
-                reject: None,
-                caption: row.caption.map(str::to_owned),
-                boxes: row.boxes,
-            })
-        }),
+        extras: (extras != Extras::default()).then(|| Box::new(extras)),
     }
 }
 
@@ -506,6 +519,30 @@ mod tests {
                 ("b#4", twice)
             ]
         );
+    }
+
+    #[test]
+    fn what_a_manifest_says_of_an_image_is_in_its_item() {
+        let text = "{\"uri\":\"a.jpg\",\"what\":[\"a cat\",\"a dog\"],\"boxes\":[[0,1,8,6]],\"conf\":[0.5],\"clicks\":[[2,1,0]]}\n\
+                    {\"uri\":\"b.jpg\"}\n{\"uri\":\"c.jpg\",\"what\":[\"\"]}\n";
+        let columns = ManifestColumns {
+            labels: Some("what".to_owned()),
+            scores: Some("conf".to_owned()),
+            points: Some("clicks".to_owned()),
+            ..ManifestColumns::default()
+        };
+        let manifest = Manifest::read(text.into(), ManifestFormat::JsonLines, &columns).unwrap();
+        let items: Vec<Item> = manifest.rows().map(of_row).collect();
+        let expected = Extras {
+            boxes: Some(vec![[0.0, 1.0, 8.0, 6.0]]),
+            labels: Some(vec!["a cat".to_owned(), "a dog".to_owned()]),
+            scores: Some(vec![0.5]),
+            points: Some(vec![[2.0, 1.0, 0.0]]),
+            ..Extras::default()
+        };
+        assert_eq!(items[0].extras.as_deref(), Some(&expected));
+        assert_eq!(items[1].extras, None);
+        assert_eq!(items[2].reject().unwrap().reason, "bad_labels");
     }
 
     #[test]

@@ -30,12 +30,19 @@ pub(crate) struct ImageId {
     pub carried: Carried,
 }
 
-/// What the source says of an image and its row repeats.
+/// What the source says of an image: its row repeats the caption and the boxes, and all of it may
+/// be asked of the model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Carried {
     pub caption: Option<String>,
     /// `[x0, y0, x1, y1]`, in pixels.
     pub boxes: Option<Vec<[f64; 4]>>,
+    /// What to look for, or one for each box.
+    pub labels: Option<Vec<String>>,
+    /// One for each box.
+    pub scores: Option<Vec<f32>>,
+    /// `[x, y, label]`, in pixels; the label is 1 on the object and 0 beside it.
+    pub points: Option<Vec<[f64; 3]>>,
 }
 
 /// Why an image has no masks; becomes its row's `reason` and `detail`.

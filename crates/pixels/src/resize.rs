@@ -1,14 +1,9 @@
-//! Pillow's antialiased bilinear resize, byte for byte.
+//! The antialiased resizes of the models' reference implementations, byte for byte.
 
 use maskmill_masks::ImageSize;
 
+use crate::filter::{Filter, reduce_column};
 use crate::rgb_image::{CHANNELS, RgbImage};
-
-/// Fraction bits of a fixed-point filter weight: 32 bits minus 8 for the pixel minus 2 of headroom.
-const WEIGHT_BITS: u32 = 22;
-
-/// Half of one unit of a weighted sum: added before the shift, it rounds to nearest.
-const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 
 /// The size with its longer side scaled to `target` pixels and the other in proportion, rounded half up.
 ///
@@ -55,8 +50,37 @@ pub fn resize_bilinear(image: &RgbImage, target: ImageSize) -> RgbImage {
         return resize_bilinear(&reduced, target);
     }
 
-    let columns = (source.width != target.width).then(|| Filter::new(source.width, target.width));
-    let rows = (source.height != target.height).then(|| Filter::new(source.height, target.height));
+    resize(image, target, Filter::triangle)
+}
+
+/// Resizes to `target` exactly as torchvision 0.29 resizes an RGB byte tensor on a CPU with `BICUBIC` and antialiasing:
+/// what CLIP's and OWL-ViT's image processors do in transformers 5.
+///
+/// Pillow's algorithm, but for the weights: their fractions have as many bits as fit 16, so that bytes differ from
+/// Pillow's by at most 1. A horizontal pass, then a vertical one; the kernel is Keys' cubic with a = -0.5.
+///
+/// # Shapes
+/// - `image`: `[height, width, 3]`
+/// - output: `[target.height, target.width, 3]`
+///
+/// Follows `upsample_bicubic2d_aa` for bytes (PyTorch, `UpSampleKernel.cpp`).
+///
+/// # Panics
+/// When a side of `target` is 0.
+pub fn resize_bicubic(image: &RgbImage, target: ImageSize) -> RgbImage {
+    assert!(
+        target.height > 0 && target.width > 0,
+        "cannot resize to {target}: both sides must be at least 1"
+    );
+    resize(image, target, Filter::cubic)
+}
+
+/// Both passes; one whose size does not change is skipped. Only the rows under the current vertical window are held
+/// between them.
+fn resize(image: &RgbImage, target: ImageSize, filter: fn(u32, u32) -> Filter) -> RgbImage {
+    let source = image.size();
+    let columns = (source.width != target.width).then(|| filter(source.width, target.width));
+    let rows = (source.height != target.height).then(|| filter(source.height, target.height));
 
     let row_bytes = target.width as usize * CHANNELS;
     let mut data = vec![0; target.height as usize * row_bytes];
@@ -71,7 +95,7 @@ pub fn resize_bilinear(image: &RgbImage, target: ImageSize) -> RgbImage {
             let mut sums = vec![0; row_bytes];
             for (window, out) in rows.windows().zip(data.chunks_exact_mut(row_bytes)) {
                 let inputs = (window.start as u32..).map(|y| image.row(y));
-                reduce_column(window.weights, inputs, &mut sums, out);
+                reduce_column(&window, inputs, &mut sums, out);
             }
         }
         (Some(columns), Some(rows)) => {
@@ -87,7 +111,7 @@ pub fn resize_bilinear(image: &RgbImage, target: ImageSize) -> RgbImage {
                 }
                 let inputs =
                     (window.start..).map(|y| &slots[y % rows.taps * row_bytes..][..row_bytes]);
-                reduce_column(window.weights, inputs, &mut sums, out);
+                reduce_column(&window, inputs, &mut sums, out);
             }
         }
     }
@@ -97,107 +121,6 @@ pub fn resize_bilinear(image: &RgbImage, target: ImageSize) -> RgbImage {
 /// Whether Pillow takes the vertical pass first: the image is over 100 times as tall as wide, and loses height.
 fn is_reduced_from_very_tall(source: ImageSize, target: ImageSize) -> bool {
     u64::from(source.height) > u64::from(source.width) * 100 && target.height < source.height
-}
-
-/// The triangle filter along one axis: for every output position a window of inputs and their weights.
-struct Filter {
-    /// Window slots per output position; also the most inputs any window has.
-    taps: usize,
-    /// First input and number of inputs of each window.
-    bounds: Vec<(usize, usize)>,
-    /// `[outputs, taps]` weights with [`WEIGHT_BITS`] fraction bits; slots past a window's end are unused.
-    weights: Vec<i32>,
-}
-
-/// The inputs one output position is made of.
-struct Window<'a> {
-    start: usize,
-    weights: &'a [i32],
-}
-
-impl Filter {
-    /// Follows `precompute_coeffs` and `normalize_coeffs_8bpc`, operation by operation: the weights must round alike.
-    fn new(input: u32, output: u32) -> Self {
-        let scale = f64::from(input) / f64::from(output);
-        // The triangle is one input wide on each side when enlarging and one output wide when reducing.
-        let support = scale.max(1.0);
-        let taps = support.ceil() as usize * 2 + 1;
-        let inverse_support = 1.0 / support;
-
-        let mut bounds = Vec::with_capacity(output as usize);
-        let mut weights = vec![0; output as usize * taps];
-        let mut exact = Vec::with_capacity(taps);
-        for (position, fixed) in (0..output).zip(weights.chunks_exact_mut(taps)) {
-            let center = (f64::from(position) + 0.5) * scale;
-            // Casts truncate towards zero and clamp below at 0.
-            let start = (center - support + 0.5) as u32;
-            let end = ((center + support + 0.5) as u32).min(input);
-
-            exact.clear();
-            exact.extend((start..end).map(|x| {
-                let distance = (f64::from(x) - center + 0.5) * inverse_support;
-                (1.0 - distance.abs()).max(0.0)
-            }));
-            let total: f64 = exact.iter().sum();
-            for (fixed, weight) in fixed.iter_mut().zip(&exact) {
-                *fixed = (0.5 + weight / total * f64::from(1 << WEIGHT_BITS)) as i32;
-            }
-            bounds.push((start as usize, exact.len()));
-        }
-        Self {
-            taps,
-            bounds,
-            weights,
-        }
-    }
-
-    fn windows(&self) -> impl Iterator<Item = Window<'_>> {
-        self.bounds
-            .iter()
-            .zip(self.weights.chunks_exact(self.taps))
-            .map(|(&(start, len), weights)| Window {
-                start,
-                weights: &weights[..len],
-            })
-    }
-
-    /// Resizes one row, `[input, 3]` to `[output, 3]`.
-    fn reduce_row(&self, row: &[u8], out: &mut [u8]) {
-        let (pixels, _) = row.as_chunks::<CHANNELS>();
-        let (out, _) = out.as_chunks_mut::<CHANNELS>();
-        for (window, out) in self.windows().zip(out) {
-            let [mut red, mut green, mut blue] = [HALF; CHANNELS];
-            let inputs = &pixels[window.start..][..window.weights.len()];
-            for (pixel, &weight) in inputs.iter().zip(window.weights) {
-                red += i32::from(pixel[0]) * weight;
-                green += i32::from(pixel[1]) * weight;
-                blue += i32::from(pixel[2]) * weight;
-            }
-            *out = [to_byte(red), to_byte(green), to_byte(blue)];
-        }
-    }
-}
-
-/// Sums whole rows by their weights: `inputs` gives the window's rows in order, `sums` is scratch of a row's length.
-fn reduce_column<'a>(
-    weights: &[i32],
-    inputs: impl Iterator<Item = &'a [u8]>,
-    sums: &mut [i32],
-    out: &mut [u8],
-) {
-    sums.fill(HALF);
-    for (&weight, row) in weights.iter().zip(inputs) {
-        for (sum, &value) in sums.iter_mut().zip(row) {
-            *sum += i32::from(value) * weight;
-        }
-    }
-    for (out, &sum) in out.iter_mut().zip(sums.iter()) {
-        *out = to_byte(sum);
-    }
-}
-
-fn to_byte(sum: i32) -> u8 {
-    (sum >> WEIGHT_BITS).clamp(0, 255) as u8
 }
 
 #[cfg(test)]

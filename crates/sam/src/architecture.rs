@@ -5,11 +5,14 @@
 
 use std::fmt;
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use maskmill_weights::{Checkpoint, CheckpointError, Shapes};
 
 /// Heads of every attention in the mask decoder (`TwoWayTransformer(num_heads=8)` in
 /// `build_sam.py`); the one number that no tensor's shape reveals.
 pub const DECODER_HEADS: usize = 8;
+
+/// The model, for errors.
+const MODEL: &str = "Segment Anything";
 
 /// Sizes of a SAM model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,84 +79,42 @@ impl Architecture {
     /// Reads the architecture from the shapes in `checkpoint`.
     ///
     /// # Errors
-    /// [`CheckpointError::NotSam`] where the tensors that tell it are missing or contradictory.
+    /// [`CheckpointError::OtherModel`] where the tensors that tell it are missing or contradictory.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
-        Shapes {
-            checkpoint,
-            missing: Vec::new(),
-        }
-        .read()
-    }
-}
-
-struct Shapes<'a> {
-    checkpoint: &'a Checkpoint,
-    missing: Vec<String>,
-}
-
-impl Shapes<'_> {
-    /// The shape of `key` with rank `R` and without empty sides, or ones with the key noted as missing.
-    fn of<const R: usize>(&mut self, key: &str) -> [usize; R] {
-        let shape = self.checkpoint.shape(key);
-        let shape: Option<[usize; R]> = shape.and_then(|shape| shape.try_into().ok());
-        let shape = shape.filter(|shape| shape.iter().all(|side| *side > 0));
-        shape.unwrap_or_else(|| {
-            self.missing.push(format!("{key} (of rank {R})"));
-            [1; R]
-        })
-    }
-
-    /// How many consecutive `prefix.N.suffix` there are, from 0.
-    fn count(&self, prefix: &str, suffix: &str) -> usize {
-        (0..)
-            .take_while(|n| {
-                let key = format!("{prefix}.{n}.{suffix}");
-                self.checkpoint.shape(&key).is_some()
-            })
-            .count()
-    }
-
-    fn not_sam(&self, detail: String) -> CheckpointError {
-        CheckpointError::NotSam {
-            path: self.checkpoint.path().to_owned(),
+        let mut shapes = Shapes::new(checkpoint);
+        let not_sam = |detail: String| CheckpointError::OtherModel {
+            path: checkpoint.path().to_owned(),
+            wanted: MODEL,
             detail,
-        }
-    }
-
-    fn read(mut self) -> Result<Architecture, CheckpointError> {
+        };
         let [encoder_dim, channels, patch_size, patch_width] =
-            self.of("image_encoder.patch_embed.proj.weight");
-        let [_, grid, grid_width, _] = self.of("image_encoder.pos_embed");
-        let depth = self.count("image_encoder.blocks", "attn.qkv.weight");
-        let [encoder_mlp_dim, _] = self.of("image_encoder.blocks.0.mlp.lin1.weight");
+            shapes.of("image_encoder.patch_embed.proj.weight");
+        let [_, grid, grid_width, _] = shapes.of("image_encoder.pos_embed");
+        let depth = shapes.count("image_encoder.blocks", "attn.qkv.weight");
+        let [encoder_mlp_dim, _] = shapes.of("image_encoder.blocks.0.mlp.lin1.weight");
         let mut head_dim = 1;
         let mut rel_pos = Vec::with_capacity(depth);
         for block in 0..depth {
-            let [length, dim] = self.of(&format!("image_encoder.blocks.{block}.attn.rel_pos_h"));
+            let [length, dim] = shapes.of(&format!("image_encoder.blocks.{block}.attn.rel_pos_h"));
             head_dim = dim;
             rel_pos.push(length);
         }
-        let [embed_dim, _, _, _] = self.of("image_encoder.neck.0.weight");
-        let [mask_in_channels, _, _, _] = self.of("prompt_encoder.mask_downscaling.3.weight");
+        let [embed_dim, _, _, _] = shapes.of("image_encoder.neck.0.weight");
+        let [mask_in_channels, _, _, _] = shapes.of("prompt_encoder.mask_downscaling.3.weight");
         let layers = "mask_decoder.transformer.layers";
-        let decoder_depth = self.count(layers, "self_attn.q_proj.weight");
-        let [decoder_mlp_dim, _] = self.of(&format!("{layers}.0.mlp.lin1.weight"));
+        let decoder_depth = shapes.count(layers, "self_attn.q_proj.weight");
+        let [decoder_mlp_dim, _] = shapes.of(&format!("{layers}.0.mlp.lin1.weight"));
         let [cross_attention_dim, _] =
-            self.of("mask_decoder.transformer.final_attn_token_to_image.q_proj.weight");
-        let [mask_tokens, _] = self.of("mask_decoder.mask_tokens.weight");
+            shapes.of("mask_decoder.transformer.final_attn_token_to_image.q_proj.weight");
+        let [mask_tokens, _] = shapes.of("mask_decoder.mask_tokens.weight");
         let iou_head = "mask_decoder.iou_prediction_head.layers";
-        let iou_head_depth = self.count(iou_head, "weight");
-        let [iou_head_dim, _] = self.of(&format!("{iou_head}.0.weight"));
+        let iou_head_depth = shapes.count(iou_head, "weight");
+        let [iou_head_dim, _] = shapes.of(&format!("{iou_head}.0.weight"));
 
-        if !self.missing.is_empty() {
-            let total = self.checkpoint.shapes().count();
-            let sample: Vec<&str> = self.checkpoint.shapes().take(5).map(|(k, _)| k).collect();
-            return Err(self.not_sam(format!(
-                "it lacks {}; its {total} tensors begin with {}. Give a SAM checkpoint with the official key names (ViT-B, L, H or another size)",
-                self.missing.join(", "),
-                sample.join(", "),
-            )));
-        }
+        shapes.finish(
+            MODEL,
+            " (official key names; ViT-B, L, H or another size)",
+        )?;
         let checks = [
             (
                 channels == 3,
@@ -187,7 +148,7 @@ impl Shapes<'_> {
             ),
         ];
         if let Some((_, detail)) = checks.into_iter().find(|(holds, _)| !holds) {
-            return Err(self.not_sam(detail));
+            return Err(not_sam(detail));
         }
         Ok(Architecture {
             image_size: grid * patch_size,

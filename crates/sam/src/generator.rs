@@ -7,12 +7,12 @@
 
 use std::ops::ControlFlow;
 
-use maskmill_masks::{Crop, ImageSize, crops, layer_point_grids, passes_iou, scale_points};
+use maskmill_masks::{BoxPx, Crop, ImageSize, crops, layer_point_grids, passes_iou, scale_points};
 use maskmill_pixels::RgbImage;
+use maskmill_weights::to_host;
 
 use crate::mask_decoder::MaskOutput;
 use crate::model::{ImageEmbedding, ModelInput, Sam};
-use crate::predictor::to_host;
 use crate::prompt_encoder::PointLabel;
 use crate::selector::{GeneratedMask, MaskFilters, MaskSelector};
 
@@ -86,6 +86,24 @@ impl PreparedImage {
         }
     }
 
+    /// Resizes without cutting; CPU work only. `image_size` is the model's.
+    pub fn whole(image: &RgbImage, image_size: usize) -> Self {
+        let crop = Crop {
+            layer: 0,
+            bounds: BoxPx::of(image.size()),
+        };
+        Self {
+            size: image.size(),
+            crops: vec![(crop, ModelInput::new(image, image_size))],
+        }
+    }
+
+    /// The first crop, which is the whole image.
+    pub(crate) fn whole_input(&self) -> (Crop, &ModelInput) {
+        let (crop, input) = &self.crops[0];
+        (*crop, input)
+    }
+
     /// Size of the original image, in pixels.
     pub fn size(&self) -> ImageSize {
         self.size
@@ -98,11 +116,31 @@ impl PreparedImage {
     }
 }
 
+/// What a mask was asked for with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PromptedBy {
+    /// A point of a grid: of a candidate in pixels of its crop, of a mask in pixels of the image.
+    GridPoint([f64; 2]),
+    /// The prompt of this number among those that were given.
+    Given(usize),
+}
+
+impl PromptedBy {
+    /// The same, from a crop's frame to the image's, given the crop's first column and row.
+    #[must_use]
+    pub fn translate(self, dx: u32, dy: u32) -> Self {
+        match self {
+            Self::GridPoint([x, y]) => Self::GridPoint([x + f64::from(dx), y + f64::from(dy)]),
+            Self::Given(index) => Self::Given(index),
+        }
+    }
+}
+
 /// One mask that passed the predicted-IoU filter, not yet upscaled.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    /// The point that prompted it, in pixels of its crop.
-    pub point_px: [f64; 2],
+    /// What prompted it.
+    pub prompted_by: PromptedBy,
     /// The model's estimate of the mask's IoU.
     pub predicted_iou: f32,
     /// Low-resolution logits, row-major `[4 grid, 4 grid]`.
@@ -207,7 +245,7 @@ fn candidates(
         .zip(planes)
         .filter(|((_, iou), _)| passes(iou))
         .map(|((point, predicted_iou), logits)| Candidate {
-            point_px: points_px[point],
+            prompted_by: PromptedBy::GridPoint(points_px[point]),
             predicted_iou,
             low_res_logits: logits.to_vec(),
         })

@@ -7,10 +7,10 @@ use burn::module::{Module, Param};
 use burn::nn::conv::Conv2d;
 use burn::nn::{LayerNorm, Linear, PaddingConfig2d};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use maskmill_weights::{PatchConv, Weights};
 
 use crate::architecture::Architecture;
-use crate::layers::{ENCODER_EPSILON, Mlp, PatchConv};
-use crate::weights::Weights;
+use crate::layers::{ENCODER_EPSILON, Mlp};
 
 /// Largest attention matrix made at once, in bytes. A ViT-B global block at 1024 px would hold
 /// 12 heads x 4096 x 4096 floats (805 MB); queries are taken in chunks of grid rows instead.

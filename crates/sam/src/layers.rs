@@ -1,51 +1,13 @@
-//! The convolutions of SAM whose kernel equals their stride: each output depends on one patch, so they
-//! are matrix products over channels-last tensors.
+//! Layers of SAM that stand at more than one place.
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::{Tensor, activation};
+use maskmill_weights::Weights;
 
-use crate::weights::Weights;
 
 /// Epsilon of the image encoder's norms and of `LayerNorm2d` (`build_sam.py`, `common.py`).
 pub(crate) const ENCODER_EPSILON: f64 = 1e-6;
-
-/// A convolution of kernel = stride, as `torch.nn.Conv2d(in, out, k, stride=k)`.
-#[derive(Module, Debug)]
-pub(crate) struct PatchConv {
-    weight: Param<Tensor<4>>,
-    bias: Option<Param<Tensor<1>>>,
-}
-
-impl PatchConv {
-    /// `shape`: `[channels_out, channels_in, k, k]`.
-    pub(crate) fn load(w: &mut Weights<'_>, prefix: &str, shape: [usize; 4], bias: bool) -> Self {
-        Self {
-            weight: w.param(&format!("{prefix}.weight"), shape),
-            bias: bias.then(|| w.param(&format!("{prefix}.bias"), [shape[0]])),
-        }
-    }
-
-    /// # Shapes
-    /// - `x`: `[batch, height, width, channels_in]`, sides multiples of k
-    /// - output: `[batch, height / k, width / k, channels_out]`
-    pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let weight = self.weight.val();
-        let [c_out, c_in, k, _] = weight.dims();
-        let [batch, height, width, _] = x.dims();
-        let [rows, columns] = [height / k, width / k];
-        let patches = x
-            .reshape([batch, rows, k, columns, k, c_in])
-            .permute([0, 1, 3, 5, 2, 4])
-            .reshape([batch * rows * columns, c_in * k * k]);
-        let y = patches.matmul(weight.reshape([c_out, c_in * k * k]).transpose());
-        let y = match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
-            None => y,
-        };
-        y.reshape([batch, rows, columns, c_out])
-    }
-}
 
 /// A transposed convolution of kernel = stride = 2, as `torch.nn.ConvTranspose2d(in, out, 2, stride=2)`.
 #[derive(Module, Debug)]

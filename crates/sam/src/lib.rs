@@ -6,6 +6,7 @@
 //! points, boxes, masks -----> PromptEncoder -----------------+         |
 //!                                                                      v
 //!            Predictor: masks of given prompts      propose: candidates of a grid -> MaskSelector: masks
+//!                            propose_prompted: candidates of given prompts -> PromptedSelector: masks
 //! ```
 //!
 //! What enters: an 8-bit RGB image of any size, prompts in its pixels, and a checkpoint with the official
@@ -24,7 +25,6 @@
 //! - masks are thresholded, measured and run-length encoded without a full-size logit image.
 
 mod architecture;
-mod checkpoint;
 mod device;
 mod generator;
 mod image_encoder;
@@ -32,21 +32,21 @@ mod layers;
 mod mask_decoder;
 mod model;
 mod predictor;
+mod prompted;
 mod prompt_encoder;
 mod selector;
 mod transformer;
-mod weights;
 
 pub use architecture::{Architecture, DECODER_HEADS};
-pub use checkpoint::{Checkpoint, CheckpointError, KeyProblem};
 pub use device::{DeviceError, DeviceName};
 pub use generator::{
-    AutomaticOptions, Candidate, CandidateBatch, PreparedImage, generate, propose,
+    AutomaticOptions, Candidate, CandidateBatch, PreparedImage, PromptedBy, generate, propose,
 };
 pub use image_encoder::ImageEncoder;
 pub use mask_decoder::{DecodedPrompts, MaskDecoder, MaskOutput};
 pub use model::{ImageEmbedding, ModelInput, Networks, Sam};
 pub use predictor::{PointPrompt, PredictedMask, Predictor, Prompt, PromptError};
+pub use prompted::{PromptedOptions, PromptedSelector, propose_prompted};
 pub use prompt_encoder::{PointLabel, PromptEncoder, PromptPoints};
 pub use selector::{GeneratedMask, MaskFilters, MaskSelector};
 pub use transformer::TwoWayTransformer;

@@ -6,11 +6,11 @@
 use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use maskmill_weights::Weights;
 
 use crate::architecture::Architecture;
 use crate::layers::{ENCODER_EPSILON, HeadMlp, UpConv};
 use crate::transformer::TwoWayTransformer;
-use crate::weights::Weights;
 
 /// Which of the decoder's masks are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

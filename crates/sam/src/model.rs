@@ -6,13 +6,12 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use maskmill_masks::{ImageSize, Upscaler};
 use maskmill_pixels::{RgbImage, longest_side, resize_bilinear};
+use maskmill_weights::{Checkpoint, CheckpointError, Weights};
 
 use crate::architecture::Architecture;
-use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::image_encoder::ImageEncoder;
 use crate::mask_decoder::MaskDecoder;
 use crate::prompt_encoder::PromptEncoder;
-use crate::weights::Weights;
 
 /// Mean of the training images' channels, in 8-bit steps (`build_sam.py`).
 const PIXEL_MEAN: [f32; 3] = [123.675, 116.28, 103.53];

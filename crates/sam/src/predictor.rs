@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use burn::tensor::{Tensor, TensorData};
 use maskmill_masks::{ImageSize, Rle, ScanOptions, Upscaler};
 use maskmill_pixels::RgbImage;
+use maskmill_weights::to_host;
 
-use crate::mask_decoder::MaskOutput;
+use crate::mask_decoder::{DecodedPrompts, MaskOutput};
 use crate::model::{ImageEmbedding, ModelInput, Sam};
 use crate::prompt_encoder::{PointLabel, PromptPoints};
 
@@ -118,23 +119,12 @@ impl<'m> Predictor<'m> {
     ) -> Result<Vec<Vec<PredictedMask>>, PromptError> {
         let (embedding, _) = self.image.as_ref().ok_or(PromptError::NoImage)?;
         let side = self.sam.architecture().low_res_side();
-        for (index, prompt) in prompts.iter().enumerate() {
-            check(index, prompt, side)?;
-        }
-        let mut forms: BTreeMap<(usize, bool, bool), Vec<usize>> = BTreeMap::new();
-        for (index, p) in prompts.iter().enumerate() {
-            let form = (
-                p.points.len(),
-                p.box_xyxy_px.is_some(),
-                p.mask_logits.is_some(),
-            );
-            forms.entry(form).or_default().push(index);
-        }
+        check_all(prompts, side)?;
         let mut masks = vec![Vec::new(); prompts.len()];
-        for indices in forms.values() {
+        for indices in by_form(prompts) {
             let batch: Vec<&Prompt> = indices.iter().map(|&i| &prompts[i]).collect();
             let predicted = self.predict_batch(embedding, &batch, output);
-            for (&index, predicted) in indices.iter().zip(predicted) {
+            for (index, predicted) in indices.into_iter().zip(predicted) {
                 masks[index] = predicted;
             }
         }
@@ -175,33 +165,12 @@ impl<'m> Predictor<'m> {
         prompts: &[&Prompt],
         output: MaskOutput,
     ) -> Vec<Vec<PredictedMask>> {
-        let device = self.sam.device();
-        let networks = self.sam.networks();
-        let side = self.sam.architecture().low_res_side();
-        let coordinates: Vec<PromptPoints> = prompts
-            .iter()
-            .map(|prompt| model_points(embedding, prompt))
-            .collect();
-        let sparse = networks.prompt_encoder.embed_points(&coordinates, device);
-        let dense = if prompts[0].mask_logits.is_some() {
-            let logits = prompts.iter().flat_map(|p| p.mask_logits.iter().flatten());
-            let logits: Vec<f32> = logits.copied().collect();
-            let shape = [prompts.len(), side, side, 1];
-            let logits = Tensor::from_data(TensorData::new(logits, shape), device);
-            networks.prompt_encoder.embed_masks(logits)
-        } else {
-            networks.prompt_encoder.no_mask()
-        };
-        let decoder = &networks.mask_decoder;
-        let decoded = decoder.decode(
-            embedding.tensor.clone(),
-            self.sam.dense_positions().clone(),
-            sparse,
-            dense,
-        );
+        let decoder = &self.sam.networks().mask_decoder;
+        let decoded = decode_prompts(self.sam, embedding, prompts);
         let wanted: Vec<usize> = (0..prompts.len()).collect();
         let logits = to_host(decoder.low_res_logits(&decoded, output, &wanted));
         let iou = to_host(decoder.predicted_iou(&decoded, output));
+        let side = self.sam.architecture().low_res_side();
         let masks_per_prompt = iou.len() / prompts.len();
         let masks: Vec<PredictedMask> = logits
             .chunks_exact(side * side)
@@ -218,14 +187,55 @@ impl<'m> Predictor<'m> {
     }
 }
 
-/// Every read of a tensor's values from the device goes through here.
-///
-/// # Panics
-/// When the device fails while computing: its driver is gone or it is out of memory.
-pub(crate) fn to_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor
-        .try_into_vec_as()
-        .unwrap_or_else(|error| panic!("the device failed while computing: {error:?}"))
+/// The numbers of prompts of the same form: as many points, a box or none, a mask or none. Prompts of one form run
+/// as one batch.
+pub(crate) fn by_form(prompts: &[Prompt]) -> impl Iterator<Item = Vec<usize>> {
+    let mut forms: BTreeMap<(usize, bool, bool), Vec<usize>> = BTreeMap::new();
+    for (index, p) in prompts.iter().enumerate() {
+        let form = (
+            p.points.len(),
+            p.box_xyxy_px.is_some(),
+            p.mask_logits.is_some(),
+        );
+        forms.entry(form).or_default().push(index);
+    }
+    forms.into_values()
+}
+
+/// Runs the prompt encoder and the decoder's transformer over prompts of one form.
+pub(crate) fn decode_prompts(
+    sam: &Sam,
+    embedding: &ImageEmbedding,
+    prompts: &[&Prompt],
+) -> DecodedPrompts {
+    let (device, networks) = (sam.device(), sam.networks());
+    let coordinates: Vec<PromptPoints> = prompts
+        .iter()
+        .map(|prompt| model_points(embedding, prompt))
+        .collect();
+    let sparse = networks.prompt_encoder.embed_points(&coordinates, device);
+    let dense = if prompts[0].mask_logits.is_some() {
+        let side = sam.architecture().low_res_side();
+        let logits = prompts.iter().flat_map(|p| p.mask_logits.iter().flatten());
+        let logits: Vec<f32> = logits.copied().collect();
+        let shape = [prompts.len(), side, side, 1];
+        let logits = Tensor::from_data(TensorData::new(logits, shape), device);
+        networks.prompt_encoder.embed_masks(logits)
+    } else {
+        networks.prompt_encoder.no_mask()
+    };
+    networks.mask_decoder.decode(
+        embedding.tensor.clone(),
+        sam.dense_positions().clone(),
+        sparse,
+        dense,
+    )
+}
+
+/// Refuses prompts that cannot be used.
+pub(crate) fn check_all(prompts: &[Prompt], side: usize) -> Result<(), PromptError> {
+    let mut prompts = prompts.iter().enumerate();
+    prompts.try_for_each(|(index, prompt)| check(index, prompt, side))
 }
 
 fn check(index: usize, prompt: &Prompt, side: usize) -> Result<(), PromptError> {

@@ -6,10 +6,10 @@
 use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
 use burn::tensor::{Device, Tensor, TensorData, activation};
+use maskmill_weights::{PatchConv, Weights};
 
 use crate::architecture::Architecture;
-use crate::layers::{ENCODER_EPSILON, PatchConv};
-use crate::weights::Weights;
+use crate::layers::ENCODER_EPSILON;
 
 /// What a coordinate given to the model means; the discriminant is its row among the label embeddings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

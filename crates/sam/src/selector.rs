@@ -18,7 +18,7 @@ use maskmill_masks::{
 use rayon::prelude::*;
 
 use crate::architecture::Architecture;
-use crate::generator::{Candidate, CandidateBatch};
+use crate::generator::{Candidate, CandidateBatch, PromptedBy};
 
 /// Which masks are kept. Defaults and names are those of `SamAutomaticMaskGenerator`.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +66,7 @@ impl Default for MaskFilters {
 }
 
 impl MaskFilters {
-    fn passes_size(&self, area: u64, image: ImageSize) -> bool {
+    pub(crate) fn passes_size(&self, area: u64, image: ImageSize) -> bool {
         passes_min_area(area, self.min_area)
             && self
                 .max_coverage
@@ -87,8 +87,8 @@ pub struct GeneratedMask {
     pub predicted_iou: f32,
     /// IoU of the mask cut at a higher and at a lower threshold.
     pub stability_score: f32,
-    /// The point that prompted it, in pixels of the image.
-    pub point_px: [f64; 2],
+    /// What prompted it.
+    pub prompted_by: PromptedBy,
     /// The crop it was found in, in pixels of the image.
     pub crop: BoxPx,
 }
@@ -138,45 +138,11 @@ impl MaskSelector {
         let found: Vec<Option<GeneratedMask>> = batch
             .candidates
             .par_iter()
-            .map(|candidate| self.measure(&upscaler, batch.crop, candidate))
+            .map(|candidate| {
+                measure(&self.filters, self.image, &upscaler, batch.crop, candidate)
+            })
             .collect();
         self.current.extend(found.into_iter().flatten());
-    }
-
-    /// `_process_batch` for one mask: `None` where a filter drops it.
-    fn measure(
-        &self,
-        upscaler: &Upscaler,
-        crop: Crop,
-        candidate: &Candidate,
-    ) -> Option<GeneratedMask> {
-        let filters = &self.filters;
-        let options = ScanOptions {
-            threshold: filters.mask_threshold as f32,
-            stability_offset: filters.stability_score_offset as f32,
-        };
-        let scan = upscaler.scan(&candidate.low_res_logits, options);
-        let stability_score = scan.stability_score();
-        let kept = passes_stability(stability_score, filters.stability_score_thresh)
-            && filters.passes_size(scan.area, self.image)
-            && !is_near_crop_edge(scan.bounds, crop.bounds, self.image);
-        if !kept {
-            return None;
-        }
-        let rle = scan
-            .rle
-            .uncrop(crop.bounds, self.image)
-            .expect("a crop lies within its image");
-        let [x, y] = candidate.point_px;
-        Some(GeneratedMask {
-            rle,
-            bounds: scan.bounds,
-            area: scan.area,
-            predicted_iou: candidate.predicted_iou,
-            stability_score,
-            point_px: [x + f64::from(crop.bounds.x0), y + f64::from(crop.bounds.y0)],
-            crop: crop.bounds,
-        })
     }
 
     /// `_process_crop` after its batches: duplicates within the crop go, boxes return to the image.
@@ -211,23 +177,67 @@ impl MaskSelector {
             masks = clean_regions(masks, &self.filters);
         }
         masks.retain(|mask| self.filters.passes_size(mask.area, self.image));
-        for (threshold, nms) in [
-            (self.filters.mask_nms_thresh, mask_nms as MaskNms),
-            (
-                self.filters.containment_nms_thresh,
-                containment_nms as MaskNms,
-            ),
-        ] {
-            if let Some(threshold) = threshold {
-                let rles: Vec<&Rle> = masks.iter().map(|mask| &mask.rle).collect();
-                let scores: Vec<f32> = masks.iter().map(|mask| mask.predicted_iou).collect();
-                let mut keep = nms(&rles, &scores, threshold);
-                keep.sort_unstable();
-                masks = pick(masks, &keep);
-            }
-        }
-        masks
+        nms_by_pixels(masks, &self.filters, |masks| {
+            masks.iter().map(|mask| mask.predicted_iou).collect()
+        })
     }
+}
+
+/// `mask_nms_thresh` and `containment_nms_thresh`, where they are set; the masks' order stays.
+pub(crate) fn nms_by_pixels(
+    mut masks: Vec<GeneratedMask>,
+    filters: &MaskFilters,
+    scores: impl Fn(&[GeneratedMask]) -> Vec<f32>,
+) -> Vec<GeneratedMask> {
+    for (threshold, nms) in [
+        (filters.mask_nms_thresh, mask_nms as MaskNms),
+        (filters.containment_nms_thresh, containment_nms as MaskNms),
+    ] {
+        if let Some(threshold) = threshold {
+            let rles: Vec<&Rle> = masks.iter().map(|mask| &mask.rle).collect();
+            let mut keep = nms(&rles, &scores(&masks), threshold);
+            keep.sort_unstable();
+            masks = pick(masks, &keep);
+        }
+    }
+    masks
+}
+
+/// `_process_batch` for one mask: `None` where a filter drops it. The bounds stay in the crop's frame.
+pub(crate) fn measure(
+    filters: &MaskFilters,
+    image: ImageSize,
+    upscaler: &Upscaler,
+    crop: Crop,
+    candidate: &Candidate,
+) -> Option<GeneratedMask> {
+    let options = ScanOptions {
+        threshold: filters.mask_threshold as f32,
+        stability_offset: filters.stability_score_offset as f32,
+    };
+    let scan = upscaler.scan(&candidate.low_res_logits, options);
+    let stability_score = scan.stability_score();
+    let kept = passes_stability(stability_score, filters.stability_score_thresh)
+        && filters.passes_size(scan.area, image)
+        && !is_near_crop_edge(scan.bounds, crop.bounds, image);
+    if !kept {
+        return None;
+    }
+    let rle = scan
+        .rle
+        .uncrop(crop.bounds, image)
+        .expect("a crop lies within its image");
+    Some(GeneratedMask {
+        rle,
+        bounds: scan.bounds,
+        area: scan.area,
+        predicted_iou: candidate.predicted_iou,
+        stability_score,
+        prompted_by: candidate
+            .prompted_by
+            .translate(crop.bounds.x0, crop.bounds.y0),
+        crop: crop.bounds,
+    })
 }
 
 type MaskNms = fn(&[&Rle], &[f32], f64) -> Vec<usize>;
@@ -238,21 +248,27 @@ fn clean_regions(masks: Vec<GeneratedMask>, filters: &MaskFilters) -> Vec<Genera
     let area = filters.min_mask_region_area;
     let (masks, scores): (Vec<GeneratedMask>, Vec<f32>) = masks
         .into_par_iter()
-        .map(|mut mask| {
-            let (filled, holes) = mask.rle.remove_small_regions(area, RegionMode::Holes);
-            let (cleaned, islands) = filled.remove_small_regions(area, RegionMode::Islands);
-            if !(holes || islands) {
-                return (mask, 1.0);
-            }
-            mask.bounds = cleaned.bounds();
-            mask.area = cleaned.area();
-            mask.rle = cleaned;
-            (mask, 0.0)
+        .map(|mut mask| match remove_small_regions(&mut mask, area) {
+            true => (mask, 0.0),
+            false => (mask, 1.0),
         })
         .unzip();
     let threshold = filters.box_nms_thresh.max(filters.crop_nms_thresh);
     let keep = box_nms(&corner_boxes(&masks), &scores, threshold);
     pick(masks, &keep)
+}
+
+/// Fills holes and then drops islands of fewer than `area` pixels; whether there were any.
+pub(crate) fn remove_small_regions(mask: &mut GeneratedMask, area: u64) -> bool {
+    let (filled, holes) = mask.rle.remove_small_regions(area, RegionMode::Holes);
+    let (cleaned, islands) = filled.remove_small_regions(area, RegionMode::Islands);
+    if !(holes || islands) {
+        return false;
+    }
+    mask.bounds = cleaned.bounds();
+    mask.area = cleaned.area();
+    mask.rle = cleaned;
+    true
 }
 
 /// Boxes as the reference's NMS takes them: inclusive corners.
@@ -264,7 +280,7 @@ fn corner_boxes(masks: &[GeneratedMask]) -> Vec<[f32; 4]> {
 }
 
 /// The masks at `indices`, in that order. Each index occurs once.
-fn pick(masks: Vec<GeneratedMask>, indices: &[usize]) -> Vec<GeneratedMask> {
+pub(crate) fn pick(masks: Vec<GeneratedMask>, indices: &[usize]) -> Vec<GeneratedMask> {
     let mut masks: Vec<Option<GeneratedMask>> = masks.into_iter().map(Some).collect();
     indices
         .iter()
@@ -305,7 +321,10 @@ mod tests {
         let inside = |index: u32| x.contains(&(index % LOW_RES)) && y.contains(&(index / LOW_RES));
         let logit = |index| if inside(index) { 100.0 } else { -100.0 };
         Candidate {
-            point_px: [f64::from(x.start) * 4.0, f64::from(y.start) * 4.0],
+            prompted_by: PromptedBy::GridPoint([
+                f64::from(x.start) * 4.0,
+                f64::from(y.start) * 4.0,
+            ]),
             predicted_iou,
             low_res_logits: (0..LOW_RES * LOW_RES).map(logit).collect(),
         }

@@ -12,10 +12,10 @@
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Tensor, activation};
+use maskmill_weights::Weights;
 
 use crate::architecture::{Architecture, DECODER_HEADS};
 use crate::layers::Mlp;
-use crate::weights::Weights;
 
 /// Epsilon of the decoder's norms (PyTorch's default).
 const EPSILON: f64 = 1e-5;

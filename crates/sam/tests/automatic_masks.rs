@@ -5,7 +5,9 @@ mod support;
 use std::path::Path;
 
 use maskmill_masks::{ImageSize, Rle};
-use maskmill_sam::{AutomaticOptions, GeneratedMask, MaskFilters, MaskOutput, Sam, generate};
+use maskmill_sam::{
+    AutomaticOptions, GeneratedMask, MaskFilters, MaskOutput, PromptedBy, Sam, generate,
+};
 use serde::Deserialize;
 
 use support::{fixture, json, photo, root};
@@ -104,8 +106,11 @@ fn same(ours: &GeneratedMask, reference: &Mask) -> bool {
     let point = reference.point_coords[0];
     let close = |a: f32, b: f32| (a - b).abs() <= 1e-3;
     let mut boxes = ours.bounds.sa_xywh().into_iter().zip(reference.bbox);
-    (ours.point_px[0] - point[0]).abs() < 1e-9
-        && (ours.point_px[1] - point[1]).abs() < 1e-9
+    let PromptedBy::GridPoint(ours_px) = ours.prompted_by else {
+        return false;
+    };
+    (ours_px[0] - point[0]).abs() < 1e-9
+        && (ours_px[1] - point[1]).abs() < 1e-9
         && ours.crop.xywh().map(f64::from) == reference.crop_box
         && ours.rle.iou(&rle).unwrap() >= 0.999
         && boxes.all(|(a, b)| (f64::from(a) - b).abs() <= 1.0)
@@ -144,7 +149,7 @@ fn check_case(sam: &Sam, image: &maskmill_pixels::RgbImage, name: &str, case: &C
     for (i, _) in free.iter().enumerate().filter(|(_, free)| **free) {
         unmatched.push(format!(
             "our mask {i}: point {:?}, predicted IoU {}, stability {}",
-            ours[i].point_px, ours[i].predicted_iou, ours[i].stability_score
+            ours[i].prompted_by, ours[i].predicted_iou, ours[i].stability_score
         ));
     }
     println!(

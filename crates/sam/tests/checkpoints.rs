@@ -5,8 +5,8 @@ mod support;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use maskmill_sam::{Checkpoint, CheckpointError, KeyProblem, MaskOutput, PointPrompt, Predictor};
-use maskmill_sam::{Prompt, Sam};
+use maskmill_sam::{MaskOutput, PointPrompt, Predictor, Prompt, Sam};
+use maskmill_weights::{Checkpoint, CheckpointError, KeyProblem};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use tempfile::TempDir;
@@ -152,7 +152,7 @@ fn empty_tensors_are_no_architecture() {
         });
         let error = refused(&path);
         assert!(
-            matches!(&error, CheckpointError::NotSam { detail, .. } if detail.contains(key)),
+            matches!(&error, CheckpointError::OtherModel { detail, .. } if detail.contains(key)),
             "{error}"
         );
     }

@@ -140,7 +140,7 @@ fn automatic_masks_equal_the_cpus() {
     assert!(!cpu.is_empty());
     assert_eq!(cpu.len(), gpu.len());
     for (cpu, gpu) in cpu.iter().zip(&gpu) {
-        assert_eq!(cpu.point_px, gpu.point_px);
+        assert_eq!(cpu.prompted_by, gpu.prompted_by);
         assert!(cpu.rle.iou(&gpu.rle).unwrap() >= 0.999);
     }
 }

@@ -353,6 +353,9 @@ fn plan_row(kind: PlanRowKind) -> PlanRow {
         detail: Some("row 9 has no uri".to_owned()),
         caption: Some("two\nlines".to_owned()),
         boxes: Some(vec![[0.5, 1.0, 8.0, 6.0], [0.0; 4]]),
+        labels: Some(vec!["a cat".to_owned()]),
+        scores: Some(vec![0.5, 0.25]),
+        points: Some(vec![[3.0, 2.0, 1.0]]),
     }
 }
 

@@ -7,7 +7,7 @@ use parquet::errors::ParquetError;
 
 use super::input::Input;
 use super::{ImageTableError, Places, TableItem, guarded};
-use crate::boxes::boxes_at;
+use crate::annotations::AnnotationColumns;
 use crate::columns::{is_text, text_at, texts};
 
 /// Reads the images of a row group; see [`ImageTable::read`](super::ImageTable::read). After an error the iterator is finished.
@@ -107,7 +107,7 @@ struct Columns {
     path: Option<StringViewArray>,
     key: Option<StringViewArray>,
     caption: Option<StringViewArray>,
-    boxes: Option<ArrayRef>,
+    annotations: AnnotationColumns,
 }
 
 impl Columns {
@@ -134,7 +134,7 @@ impl Columns {
             path: path.map(texts),
             key: text(places.key),
             caption: text(places.caption),
-            boxes: places.boxes.map(|place| column(place).clone()),
+            annotations: AnnotationColumns::new(places.annotations, |place| column(place).clone()),
         }
     }
 
@@ -164,15 +164,17 @@ impl Columns {
             );
             return rejected(key, "entry_too_large", detail);
         }
-        let boxes = self.boxes.as_ref().map(|boxes| boxes_at(boxes, at));
-        match boxes.transpose() {
-            Err(detail) => rejected(key, "bad_boxes", detail),
-            Ok(boxes) => TableItem::Sample {
+        match self.annotations.row(at) {
+            Err(bad) => rejected(key, bad.reason, bad.detail),
+            Ok(annotations) => TableItem::Sample {
                 row,
                 key,
                 bytes: bytes.to_vec(),
                 caption: text_at(self.caption.as_ref(), at).map(str::to_owned),
-                boxes: boxes.flatten(),
+                boxes: annotations.boxes,
+                labels: annotations.labels,
+                scores: annotations.scores,
+                points: annotations.points,
             },
         }
     }

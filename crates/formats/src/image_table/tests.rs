@@ -62,6 +62,7 @@ fn summary(table: &ImageTable) -> Vec<String> {
             bytes,
             caption,
             boxes,
+            ..
         } => {
             let caption = caption.unwrap_or_default();
             let boxes = boxes.map_or(String::new(), |boxes| format!("{boxes:?}"));
@@ -116,6 +117,65 @@ fn rows_become_samples_with_all_that_comes_with_them() {
             "4 a!bad_boxes",
         ]
     );
+}
+
+#[test]
+fn labels_scores_and_points_are_read_where_they_are_named() {
+    let columns = || -> Vec<(&str, ArrayRef)> {
+        let texts = |values: [&str; 4]| strings(&values.map(Some));
+        vec![
+            ("jpg", binary(&[Some(&b"A"[..]); 4])),
+            ("bbox", texts(["[0, 1, 3, 2]", "[0, 1, 3, 2]", "", ""])),
+            ("labels", texts(["[\"a cat\", \"ü\"]", "a dog", "[\"\"]", ""])),
+            ("conf", texts(["0.5", "[0.5, 0.5]", "", ""])),
+            ("clicks", texts(["[[2, 1]]", "", "", "[[2, 1, 7]]"])),
+        ]
+    };
+    let file = table(columns(), properties(9).build());
+    let names = ImageTableColumns {
+        labels: Some("labels".to_owned()),
+        scores: Some("conf".to_owned()),
+        points: Some("clicks".to_owned()),
+        ..ImageTableColumns::default()
+    };
+    let found = |names: &ImageTableColumns| -> Vec<TableItem> {
+        let table = ImageTable::open(Arc::new(file.clone()), names).unwrap();
+        table.read(0, 1000).map(Result::unwrap).collect()
+    };
+    let named = found(&names);
+    assert_eq!(
+        named[0],
+        TableItem::Sample {
+            row: 0,
+            key: "00000000".to_owned(),
+            bytes: b"A".to_vec(),
+            caption: None,
+            boxes: Some(vec![[0.0, 1.0, 3.0, 2.0]]),
+            labels: Some(vec!["a cat".to_owned(), "ü".to_owned()]),
+            scores: Some(vec![0.5]),
+            points: Some(vec![[2.0, 1.0, 1.0]]),
+        }
+    );
+    let reasons = named[1..].iter().map(|item| match item {
+        TableItem::Rejected { reason, .. } => *reason,
+        TableItem::Sample { .. } => "none",
+    });
+    assert_eq!(
+        reasons.collect::<Vec<_>>(),
+        ["bad_scores", "bad_labels", "bad_points"]
+    );
+    for item in found(&ImageTableColumns::default()) {
+        let TableItem::Sample {
+            labels,
+            scores,
+            points,
+            ..
+        } = item
+        else {
+            panic!("what is not read is not wrong");
+        };
+        assert_eq!((labels, scores, points), (None, None, None));
+    }
 }
 
 #[test]

@@ -274,6 +274,115 @@ fn named_columns_are_read_and_missing_ones_listed() {
     }
 }
 
+/// `labels|scores|points` per row; `!reason` for a reject.
+fn annotations(manifest: Result<Manifest, ManifestError>) -> Vec<String> {
+    let manifest = manifest.unwrap();
+    let line = |row: Result<ManifestRow<'_>, ManifestReject>| match row {
+        Ok(row) => {
+            let labels = row.labels.map(|labels| format!("{labels:?}"));
+            let scores = row.scores.map(|scores| format!("{scores:?}"));
+            let points = row.points.map(|points| format!("{points:?}"));
+            [labels, scores, points]
+                .map(Option::unwrap_or_default)
+                .join("|")
+        }
+        Err(reject) => format!("!{}", reject.reason),
+    };
+    manifest.rows().map(line).collect()
+}
+
+fn annotated() -> ManifestColumns {
+    ManifestColumns {
+        labels: Some("labels".to_owned()),
+        scores: Some("scores".to_owned()),
+        points: Some("points".to_owned()),
+        ..ManifestColumns::default()
+    }
+}
+
+#[test]
+fn annotations_of_json_lines_are_lists_texts_or_nothing() {
+    let text = concat!(
+        "{\"uri\":\"a\",\"labels\":[\"a \\\"red\\\" car\",\"\\u00fc\\\\\"],\"boxes\":[[0,1,8,6]],\"scores\":[0.5]}\n",
+        "{\"uri\":\"b\",\"labels\":\"a dog, asleep\",\"points\":[[7.5,2],[0,5,0]]}\n",
+        "{\"uri\":\"c\",\"labels\":\"[\\\"a\\\"]\",\"boxes\":[0,1,8,6],\"scores\":0.25,\"points\":\"[[1,1,1]]\"}\n",
+        "{\"uri\":\"d\",\"labels\":null,\"scores\":null}\n",
+        "{\"uri\":\"e\",\"labels\":[\"\"]}\n",
+        "{\"uri\":\"f\",\"boxes\":[[0,1,8,6]],\"scores\":[0.5,0.5]}\n",
+        "{\"uri\":\"g\",\"points\":[[1,1,2]]}\n",
+        "{\"uri\":\"h\",\"labels\":[1]}\n",
+    );
+    let file = Bytes::copy_from_slice(text.as_bytes());
+    let named = Manifest::read(file.clone(), ManifestFormat::JsonLines, &annotated());
+    assert_eq!(
+        annotations(named),
+        [
+            "[\"a \\\"red\\\" car\", \"ü\\\\\"]|[0.5]|",
+            "[\"a dog, asleep\"]||[[7.5, 2.0, 1.0], [0.0, 5.0, 0.0]]",
+            "[\"a\"]|[0.25]|[[1.0, 1.0, 1.0]]",
+            "||",
+            "!bad_labels",
+            "!bad_scores",
+            "!bad_points",
+            "!bad_labels",
+        ]
+    );
+    // Not named, they are not read: nothing in them is wrong.
+    let usual = Manifest::read(file, ManifestFormat::JsonLines, &ManifestColumns::default());
+    assert_eq!(annotations(usual), ["||"; 8]);
+}
+
+#[test]
+fn annotations_of_csv_and_parquet() {
+    let text = "uri,labels,boxes,scores,points\n\
+        a,\"[\"\"a cat\"\", \"\"a dog\"\"]\",\"[[0,1,8,6]]\",0.5,\"[[1,2]]\"\n\
+        b,a cat,,,\n";
+    let expected = ["[\"a cat\", \"a dog\"]|[0.5]|[[1.0, 2.0, 1.0]]", "[\"a cat\"]||"];
+    let manifest = Manifest::read(text.into(), ManifestFormat::Csv, &annotated());
+    assert_eq!(annotations(manifest), expected);
+
+    use arrow_array::builder::{Float32Builder, Float64Builder, ListBuilder, StringBuilder};
+    let mut labels = ListBuilder::new(StringBuilder::new());
+    labels.append_value([Some("a cat"), Some("a dog")]);
+    labels.append_value([Some("a cat")]);
+    let mut scores = ListBuilder::new(Float32Builder::new());
+    scores.append_value([Some(0.5)]);
+    scores.append_null();
+    let mut points = ListBuilder::new(ListBuilder::new(Float64Builder::new()));
+    points.values().append_value([Some(1.0), Some(2.0)]);
+    points.append(true);
+    points.append(false);
+    let boxes = StringArray::from(vec![Some("[0, 1, 8, 6]"), None]);
+    let file = parquet(vec![
+        ("points", Arc::new(points.finish())),
+        ("uri", Arc::new(StringArray::from(vec!["a", "b"]))),
+        ("scores", Arc::new(scores.finish())),
+        ("boxes", Arc::new(boxes)),
+        ("labels", Arc::new(labels.finish())),
+    ]);
+    let manifest = Manifest::read(file, ManifestFormat::Parquet, &annotated());
+    assert_eq!(annotations(manifest), expected);
+}
+
+#[test]
+fn named_annotation_columns_must_be_there_and_readable() {
+    let uris: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
+    let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1]));
+    let file = parquet(vec![("uri", uris), ("label", numbers)]);
+    let labels = |name: &str| {
+        let columns = ManifestColumns {
+            labels: Some(name.to_owned()),
+            ..ManifestColumns::default()
+        };
+        error(Manifest::read(file.clone(), ManifestFormat::Parquet, &columns))
+    };
+    assert_eq!(
+        labels("label"),
+        "the column \"label\" is Int32, it should be list<text> or text"
+    );
+    assert!(labels("labels").starts_with("there is no column \"labels\""));
+}
+
 #[test]
 fn one_column_may_serve_twice() {
     let columns = ManifestColumns {

@@ -281,6 +281,36 @@ impl Table {
             .map(Some)
     }
 
+    /// A list of texts.
+    pub(crate) fn optional_strings(
+        &self,
+        column: &'static str,
+        row: usize,
+    ) -> Result<Option<Vec<String>>, RowsError> {
+        let lists: Option<&ListArray> = self.optional_column(column);
+        let Some(lists) = lists.filter(|lists| lists.is_valid(row)) else {
+            return Ok(None);
+        };
+        let texts = lists.value(row);
+        let texts = texts.as_string::<i32>().iter();
+        let texts = texts.map(|text| self.required(column, row, text).map(str::to_owned));
+        texts.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// A list of numbers.
+    pub(crate) fn optional_floats(
+        &self,
+        column: &'static str,
+        row: usize,
+    ) -> Result<Option<Vec<f32>>, RowsError> {
+        let lists: Option<&ListArray> = self.optional_column(column);
+        let Some(lists) = lists.filter(|lists| lists.is_valid(row)) else {
+            return Ok(None);
+        };
+        let numbers = list_item::<Float32Type>(lists, row);
+        self.required(column, row, numbers).map(Some)
+    }
+
     fn optional_box(
         &self,
         column: &'static str,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{Float64Builder, ListBuilder};
+use arrow_array::builder::{Float32Builder, Float64Builder, ListBuilder, StringBuilder};
 use arrow_array::types::Int64Type;
 use arrow_array::{ArrayRef, Float32Array, Int64Array, ListArray, RecordBatch, StringArray};
 use arrow_schema::SchemaRef;
@@ -201,6 +201,36 @@ pub(crate) fn vector_lists<'a, R, const N: usize>(
             lists.values().append(true);
         }
         lists.append(vectors.is_some());
+    }
+    Arc::new(lists.finish())
+}
+
+/// A list of texts per row.
+pub(crate) fn string_lists<'a, R>(
+    rows: &'a [R],
+    get: impl Fn(&'a R) -> Option<&'a [String]>,
+) -> ArrayRef {
+    let mut lists = ListBuilder::new(StringBuilder::new());
+    for row in rows {
+        let texts = get(row);
+        for text in texts.unwrap_or_default() {
+            lists.values().append_value(text);
+        }
+        lists.append(texts.is_some());
+    }
+    Arc::new(lists.finish())
+}
+
+/// A list of numbers per row.
+pub(crate) fn float_lists<'a, R>(
+    rows: &'a [R],
+    get: impl Fn(&'a R) -> Option<&'a [f32]>,
+) -> ArrayRef {
+    let mut lists = ListBuilder::new(Float32Builder::new());
+    for row in rows {
+        let numbers = get(row);
+        lists.values().append_slice(numbers.unwrap_or_default());
+        lists.append(numbers.is_some());
     }
     Arc::new(lists.finish())
 }

@@ -1,5 +1,6 @@
 //! Whole files through [`load`]: what is accepted, what is reported, what the fingerprint sees.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 use super::*;
 use crate::{Fingerprint, JobRecord, PointGrid, Prompts, ShardLimits, Source, canonical_json};
 
-const PIPELINE: &str = r#"
+pub(super) const PIPELINE: &str = r#"
 name = "cats"
 [source]
 kind = "images"
@@ -22,7 +23,7 @@ const CONFIG: &str = r#"
 root = "out"
 "#;
 
-fn pipeline(text: &str) -> Result<Pipeline, ConfigError> {
+pub(super) fn pipeline(text: &str) -> Result<Pipeline, ConfigError> {
     let name = "cats.toml";
     load_pipeline(TextFile { name, text }, &[])
 }
@@ -32,7 +33,7 @@ fn config(text: &str) -> Result<Config, ConfigError> {
     load_config(TextFile { name, text }, &[])
 }
 
-fn job(overrides: &[&str]) -> Result<Job, ConfigError> {
+pub(super) fn job(overrides: &[&str]) -> Result<Job, ConfigError> {
     let overrides: Vec<String> = overrides.iter().map(|set| set.to_string()).collect();
     let file = |name, text| TextFile { name, text };
     load(
@@ -42,14 +43,20 @@ fn job(overrides: &[&str]) -> Result<Job, ConfigError> {
     )
 }
 
-fn messages<T: std::fmt::Debug>(result: Result<T, ConfigError>) -> Vec<String> {
+pub(super) fn no_files() -> BTreeMap<String, String> {
+    BTreeMap::new()
+}
+
+pub(super) fn messages<T: std::fmt::Debug>(result: Result<T, ConfigError>) -> Vec<String> {
     let problems = result.expect_err("accepted").problems;
     problems.iter().map(ToString::to_string).collect()
 }
 
 fn automatic(pipeline: &Pipeline) -> &crate::AutomaticPrompts {
-    let Prompts::Automatic(prompts) = &pipeline.prompts;
-    prompts
+    match &pipeline.prompts {
+        Prompts::Automatic(prompts) => prompts,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -298,13 +305,17 @@ fn each_kind_of_source_is_read_with_its_settings() {
             key_column: None,
             caption_column: Some("txt".to_string()),
             boxes_column: None,
+            labels_column: None,
+            scores_column: None,
+            points_column: None,
             images_per_shard: 256,
             bytes_per_shard: 1 << 30,
         }
     );
     let manifest = with(
         "kind = \"manifest\"\npath = \"list.csv.gz\"\nuri_column = \"url\"\nkey_column = \"id\"\n\
-         boxes_column = \"xyxy\"\nimages_per_shard = 1000\nbytes_per_shard = \"64 MiB\"",
+         boxes_column = \"xyxy\"\nlabels_column = \"what\"\nscores_column = \"conf\"\n\
+         points_column = \"clicks\"\nimages_per_shard = 1000\nbytes_per_shard = \"64 MiB\"",
     );
     assert_eq!(
         manifest,
@@ -314,6 +325,9 @@ fn each_kind_of_source_is_read_with_its_settings() {
             key_column: Some("id".to_string()),
             caption_column: None,
             boxes_column: Some("xyxy".to_string()),
+            labels_column: Some("what".to_string()),
+            scores_column: Some("conf".to_string()),
+            points_column: Some("clicks".to_string()),
             images_per_shard: 1000,
             bytes_per_shard: 64 << 20,
         }
@@ -328,6 +342,10 @@ fn each_kind_of_source_is_read_with_its_settings() {
     // Columns that are not named are not in the fingerprint's text.
     let json = serde_json::to_string(&manifest).unwrap();
     assert!(!json.contains("caption_column"), "{json}");
+    // Nor are those that a file from before them does not have.
+    let before = r#"{"kind":"parquet","path":"t","boxes_column":"xyxy","images_per_shard":256,"bytes_per_shard":1073741824}"#;
+    let source: Source = serde_json::from_str(before).unwrap();
+    assert_eq!(serde_json::to_string(&source).unwrap(), before);
 }
 
 #[test]
@@ -645,7 +663,7 @@ fn overrides_are_checked_like_the_file() {
 
 #[test]
 fn the_fingerprint_sees_values_and_not_how_they_are_written() {
-    let print = |text: &str| Fingerprint::of(&pipeline(text).unwrap(), "ab");
+    let print = |text: &str| Fingerprint::of(&pipeline(text).unwrap(), "ab", &no_files());
     let same = r#"
         # the same pipeline, another hand
         model.checkpoint    = 'models/sam_vit_b_01ec64.pth'
@@ -663,7 +681,7 @@ fn the_fingerprint_sees_values_and_not_how_they_are_written() {
     "#;
     assert_eq!(print(PIPELINE), print(same));
     assert_eq!(print(PIPELINE).as_str().len(), 64);
-    let other_model = Fingerprint::of(&pipeline(PIPELINE).unwrap(), "cd");
+    let other_model = Fingerprint::of(&pipeline(PIPELINE).unwrap(), "cd", &no_files());
     assert_ne!(print(PIPELINE), other_model);
 }
 
@@ -690,34 +708,102 @@ fn the_canonical_text_is_stable() {
     );
 }
 
+/// Taken from a build that knew automatic prompts only: its outputs can still be resumed.
+#[test]
+fn the_fingerprint_of_an_automatic_pipeline_is_stable() {
+    let print = Fingerprint::of(&pipeline(PIPELINE).unwrap(), "ab", &no_files());
+    assert_eq!(
+        print.as_str(),
+        "2751d6531dae8dac442d3c86af1977a4071aba245f4d9eb2e6a48e95a5719b01"
+    );
+}
+
 #[test]
 fn every_key_of_the_pipeline_file_changes_the_fingerprint() {
-    let print = |job: &Job| Fingerprint::of(&job.pipeline, "ab");
+    const TEXT: &[&str] = &[
+        "prompts.mode=text",
+        "model.detector=owl",
+        "labels.names=[\"cat\"]",
+    ];
+    const LABELLED: &[&str] = &["model.labeller=clip", "labels.names=[\"cat\"]"];
+    const CAPTIONS: &[&str] = &[
+        "prompts.mode=text",
+        "model.detector=owl",
+        "source.kind=manifest",
+        "prompts.labels_from=caption",
+    ];
+    const EXAMPLES: &[&str] = &[
+        "prompts.mode=examples",
+        "model.detector=owl",
+        "prompts.examples=[{image = \"a.png\", label = \"a\"}]",
+    ];
+    const COCO: &[&str] = &[
+        "prompts.mode=boxes",
+        "prompts.boxes_from=coco",
+        "prompts.boxes_path=b",
+    ];
+    const YOLO: &[&str] = &[
+        "prompts.mode=boxes",
+        "prompts.boxes_from=yolo",
+        "prompts.boxes_path=b",
+    ];
+    const POINTS: &[&str] = &[
+        "prompts.mode=points",
+        "prompts.points_from=fixed",
+        "prompts.fixed_points=[[0.5, 0.5]]",
+    ];
+    let print = |job: &Job| Fingerprint::of(&job.pipeline, "ab", &no_files());
     for (section, keys) in FileKind::Pipeline.sections() {
         for key in *keys {
-            let kind = match *key {
-                "image_column" => "source.kind=parquet",
-                key if key.ends_with("_column") => "source.kind=manifest",
-                _ => "source.kind=images",
+            // Settings without which there is no such key.
+            let base = match (*section, *key) {
+                ("source", "image_column") => &["source.kind=parquet"],
+                ("source", key) if key.ends_with("_column") => &["source.kind=manifest"],
+                ("model", "detector" | "detector_tokenizer") => TEXT,
+                ("model", "labeller" | "labeller_tokenizer") | ("labeller", _) => LABELLED,
+                ("labels", _) => TEXT,
+                ("prompts", "labels_from" | "caption_separator") => CAPTIONS,
+                ("prompts", "examples") => EXAMPLES,
+                ("prompts", "yolo_names" | "yolo_scores") => YOLO,
+                ("prompts", key) if key.contains("box") || key.contains("coco") => COCO,
+                ("prompts", key) if key.ends_with("_thresh") => TEXT,
+                ("prompts", "max_detections" | "refine") => TEXT,
+                ("prompts", "points_from" | "fixed_points" | "point_groups") => POINTS,
+                _ => &[],
             };
-            let base = job(&[kind]).unwrap();
             let value = match *key {
-                "mode" => continue, // one value today
+                // Each word needs other keys: see `the_modes_have_fingerprints_of_their_own`.
+                "mode" | "boxes_from" | "points_from" => continue,
                 "kind" => "webdataset",
+                "labels_from" => "labels",
+                "caption_separator" => ";",
                 "name" | "path" | "checkpoint" => "another",
+                "detector" | "labeller" | "coco_images" | "yolo_names" => "another",
+                "boxes_path" | "other_label" => "another",
                 "point_grids" => "[[[0.5, 0.5]]]",
-                "single_mask" => "true",
+                "fixed_points" => "[[0.5, 0.25]]",
+                "point_groups" => "together",
+                "examples" => "[{image = \"a.png\", label = \"a\", box = [0, 0, 4, 3]}]",
+                "single_mask" | "refine" | "yolo_scores" => "true",
+                "names" => "{cat = {phrases = \"cat\", score_thresh = 0.25}}",
+                "negatives" => "[\"sky\"]",
+                "templates" => "[\"a {}\"]",
+                "crop_background" => "blur",
                 "bytes_per_shard" => "3 MiB",
-                key if key.ends_with("_column") => "another",
+                key if key.ends_with("_column") || key.ends_with("_tokenizer") => "another",
                 "crop_overlap_ratio" | "max_coverage" | "mask_nms_thresh" => "0.25",
+                "min_box_score" | "min_probability" | "min_similarity" => "0.25",
                 key if key.ends_with("thresh") => "0.25",
                 _ => "3",
             };
             let set = format!("{}={value}", crate::schema::path(section, key));
-            let changed = job(&[kind, &set]).unwrap_or_else(|e| panic!("{set}: {e}"));
+            let mut all = base.to_vec();
+            let unchanged = job(&all).unwrap_or_else(|e| panic!("{base:?}: {e}"));
+            all.push(&set);
+            let changed = job(&all).unwrap_or_else(|e| panic!("{set}: {e}"));
             assert_ne!(
                 print(&changed),
-                print(&base),
+                print(&unchanged),
                 "{set} changes no fingerprint"
             );
         }
@@ -759,7 +845,7 @@ fn a_record_reads_back_from_its_json() {
     let tars = PIPELINE.replace("\"images\"", "\"webdataset\"");
     for text in [PIPELINE, &with_grid, &parquet, &manifest, &tars] {
         let pipeline = pipeline(text).unwrap();
-        let record = JobRecord::new(&pipeline, "ab", "0.1.0");
+        let record = JobRecord::new(&pipeline, "ab", &no_files(), "0.1.0");
         let json: Value = serde_json::from_str(&record.to_json().to_string()).unwrap();
         assert_eq!(serde_json::from_value::<JobRecord>(json).unwrap(), record);
     }

@@ -14,6 +14,8 @@ use half::{bf16, f16};
 use pytorch_reader::PytorchReader;
 use safetensors::tensor::Metadata;
 
+use crate::kind::ModelKind;
+
 /// Why a checkpoint could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
@@ -35,15 +37,17 @@ pub enum CheckpointError {
         /// What the reader found.
         detail: String,
     },
-    /// The tensors are those of another architecture.
-    #[error("checkpoint {path}: not a Segment Anything checkpoint: {detail}")]
-    NotSam {
+    /// The tensors are those of another model.
+    #[error("checkpoint {path}: not a {wanted} checkpoint: {detail}")]
+    OtherModel {
         /// The file.
         path: PathBuf,
+        /// The model that was asked for: `Segment Anything`.
+        wanted: &'static str,
         /// What is missing, and what the file holds instead.
         detail: String,
     },
-    /// It is SAM, but single tensors are missing, superfluous or of the wrong shape.
+    /// It is the right model, but single tensors are missing, superfluous or of the wrong shape.
     #[error("checkpoint {path}: {} tensor(s) do not fit the architecture ({architecture}):\n{}", problems.len(), list(problems))]
     Mismatch {
         /// The file.
@@ -124,6 +128,15 @@ enum FloatType {
 }
 
 impl FloatType {
+    fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+        }
+    }
+
     /// Little-endian bytes to f32, f64 rounded to nearest.
     fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
         fn each<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
@@ -156,7 +169,7 @@ struct Entry {
 pub struct Checkpoint {
     path: PathBuf,
     file: Mutex<File>,
-    about: Option<String>,
+    metadata: BTreeMap<String, String>,
     entries: Entries,
 }
 
@@ -179,16 +192,16 @@ impl Checkpoint {
             file.rewind().map_err(io)?;
             safetensors_entries(&mut file, length)
         } else {
-            pickle_entries(path).map(|entries| (entries, None))
+            pickle_entries(path).map(|entries| (entries, BTreeMap::new()))
         };
-        let (entries, about) = opened.map_err(|detail| CheckpointError::Corrupt {
+        let (entries, metadata) = opened.map_err(|detail| CheckpointError::Corrupt {
             path: path.to_owned(),
             detail,
         })?;
         Ok(Self {
             path: path.to_owned(),
             file: Mutex::new(file),
-            about,
+            metadata,
             entries: strip_wrapper(entries),
         })
     }
@@ -201,7 +214,12 @@ impl Checkpoint {
     /// What the checkpoint says of itself: the entry `about` of a safetensors file's metadata. The one
     /// that ships with maskmill says there that it is untrained.
     pub fn about(&self) -> Option<&str> {
-        self.about.as_deref()
+        self.metadata("about")
+    }
+
+    /// An entry of a safetensors file's metadata.
+    pub fn metadata(&self, entry: &str) -> Option<&str> {
+        self.metadata.get(entry).map(String::as_str)
     }
 
     /// Every key with its shape, sorted by key.
@@ -216,12 +234,42 @@ impl Checkpoint {
         self.entries.get(key).map(|entry| entry.shape.as_slice())
     }
 
+    /// The element type of one tensor, as the file calls it.
+    pub fn element_type(&self, key: &str) -> Option<&str> {
+        self.entries.get(key).map(|entry| match &entry.dtype {
+            Ok(dtype) => dtype.name(),
+            Err(name) => name,
+        })
+    }
+
+    /// The error of a file that holds another model than the `wanted` one: says what it is and where it
+    /// belongs, or else what it begins with. `lacks` names what is missing.
+    pub fn other_model(&self, wanted: &'static str, lacks: &str) -> CheckpointError {
+        let kind = ModelKind::of(self);
+        let detail = match kind.belongs_in() {
+            Some(setting) => format!("it is {kind}, which belongs in {setting}; it lacks {lacks}"),
+            None => {
+                let total = self.entries.len();
+                let sample: Vec<&str> = self.entries.keys().take(5).map(String::as_str).collect();
+                format!(
+                    "it lacks {lacks}; its {total} tensors begin with {}",
+                    sample.join(", ")
+                )
+            }
+        };
+        CheckpointError::OtherModel {
+            path: self.path.clone(),
+            wanted,
+            detail,
+        }
+    }
+
     /// Reads one tensor as f32, row-major. `None` where the file has no such key.
     ///
     /// # Errors
     /// The element type's name where it is not a float (inner `Err`), [`CheckpointError::Corrupt`]
     /// where the data cannot be read.
-    pub(crate) fn read(
+    pub fn read(
         &self,
         key: &str,
     ) -> Result<Option<Result<Vec<f32>, String>>, CheckpointError> {
@@ -252,11 +300,11 @@ impl Checkpoint {
 
 type Entries = BTreeMap<String, Entry>;
 
-/// The tensors and the metadata entry `about`.
+/// The tensors and the metadata.
 fn safetensors_entries(
     file: &mut File,
     file_length: u64,
-) -> Result<(Entries, Option<String>), String> {
+) -> Result<(Entries, BTreeMap<String, String>), String> {
     let mut size = [0; 8];
     file.read_exact(&mut size).map_err(|e| e.to_string())?;
     let header_length = u64::from_le_bytes(size);
@@ -301,8 +349,9 @@ fn safetensors_entries(
             },
         )
     });
-    let about = metadata.metadata().as_ref().and_then(|m| m.get("about"));
-    Ok((entries.collect(), about.cloned()))
+    let entries = entries.collect();
+    let metadata = metadata.metadata().clone().unwrap_or_default();
+    Ok((entries, metadata.into_iter().collect()))
 }
 
 fn pickle_entries(path: &Path) -> Result<Entries, String> {
@@ -333,14 +382,19 @@ fn pickle_entries(path: &Path) -> Result<Entries, String> {
 }
 
 /// Training code often wraps the weights: `model.image_encoder...`, `state_dict.sam....`. The
-/// official keys are what follows the wrapper, told by the one tensor every SAM has.
+/// official keys are what follows the wrapper, told by the first of these tensors that there is.
 fn strip_wrapper(entries: Entries) -> Entries {
-    const ANCHOR: &str = "image_encoder.patch_embed.proj.weight";
-    let prefix = entries
-        .keys()
-        .find_map(|key| key.strip_suffix(ANCHOR))
-        .unwrap_or("")
-        .to_owned();
+    // SAM; OWL-ViT and OWLv2, before CLIP because they hold one; open_clip; transformers' CLIP.
+    const ANCHORS: [&str; 4] = [
+        "image_encoder.patch_embed.proj.weight",
+        "class_head.dense0.weight",
+        "visual.conv1.weight",
+        "text_model.embeddings.token_embedding.weight",
+    ];
+    let mut prefixes = ANCHORS
+        .iter()
+        .filter_map(|anchor| entries.keys().find_map(|key| key.strip_suffix(anchor)));
+    let prefix = prefixes.next().unwrap_or("").to_owned();
     if prefix.is_empty() || !prefix.ends_with('.') {
         return entries;
     }

@@ -5,15 +5,16 @@
 //! then refuses the model as a whole, with the keys nobody asked for.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use burn::module::Param;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::architecture::Architecture;
 use crate::checkpoint::{Checkpoint, CheckpointError, KeyProblem};
 
-pub(crate) struct Weights<'a> {
+/// A checkpoint being taken apart into the modules of a model.
+pub struct Weights<'a> {
     checkpoint: &'a Checkpoint,
     device: &'a Device,
     taken: BTreeSet<String>,
@@ -22,7 +23,8 @@ pub(crate) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    pub(crate) fn new(checkpoint: &'a Checkpoint, device: &'a Device) -> Self {
+    /// Nothing taken yet.
+    pub fn new(checkpoint: &'a Checkpoint, device: &'a Device) -> Self {
         Self {
             checkpoint,
             device,
@@ -33,12 +35,12 @@ impl<'a> Weights<'a> {
     }
 
     /// The shape the file gives for `key`, of rank 1 or more.
-    pub(crate) fn checkpoint_shape(&self, key: &str) -> Option<&[usize]> {
+    pub fn checkpoint_shape(&self, key: &str) -> Option<&[usize]> {
         self.checkpoint.shape(key).filter(|shape| !shape.is_empty())
     }
 
     /// The tensor's values, row-major; zeros where it does not fit.
-    pub(crate) fn values<const D: usize>(&mut self, key: &str, expected: [usize; D]) -> Vec<f32> {
+    pub fn values<const D: usize>(&mut self, key: &str, expected: [usize; D]) -> Vec<f32> {
         self.taken.insert(key.to_owned());
         let zeros = || vec![0.0; expected.iter().product()];
         let Some(found) = self.checkpoint.shape(key) else {
@@ -71,12 +73,14 @@ impl<'a> Weights<'a> {
         }
     }
 
-    pub(crate) fn tensor<const D: usize>(&mut self, key: &str, shape: [usize; D]) -> Tensor<D> {
+    /// A tensor; zeros where it does not fit.
+    pub fn tensor<const D: usize>(&mut self, key: &str, shape: [usize; D]) -> Tensor<D> {
         let values = self.values(key, shape);
         Tensor::from_data(TensorData::new(values, shape), self.device)
     }
 
-    pub(crate) fn param<const D: usize>(
+    /// [`Weights::tensor`] as a module's parameter.
+    pub fn param<const D: usize>(
         &mut self,
         key: &str,
         shape: [usize; D],
@@ -84,22 +88,46 @@ impl<'a> Weights<'a> {
         Param::from_tensor(self.tensor(key, shape))
     }
 
-    /// `torch.nn.Linear`, whose `[out, in]` weight Burn keeps as `[in, out]`.
+    /// `torch.nn.Linear(input, output)`, whose `[out, in]` weight Burn keeps as `[in, out]`.
+    pub fn linear(&mut self, prefix: &str, input: usize, output: usize) -> Linear {
+        let weight = self.values(&format!("{prefix}.weight"), [output, input]);
+        let bias = self.values(&format!("{prefix}.bias"), [output]);
+        self.linear_of(&weight, Some(bias), input, output)
+    }
+
+    /// `torch.nn.Linear(input, output, bias=False)`.
+    pub fn linear_without_bias(&mut self, prefix: &str, input: usize, output: usize) -> Linear {
+        let weight = self.values(&format!("{prefix}.weight"), [output, input]);
+        self.linear_of(&weight, None, input, output)
+    }
+
+    /// A linear layer of values that were taken already: `weight` is `[output, input]`, row-major.
     ///
     /// The weight is laid out anew rather than viewed transposed: over a transposed view the CPU's matrix
-    /// product takes another path for few rows, with another order of summation, and a prompt's result
-    /// would depend on how many prompts are in its batch.
-    pub(crate) fn linear(&mut self, prefix: &str, input: usize, output: usize) -> Linear {
-        let weight = self.values(&format!("{prefix}.weight"), [output, input]);
-        let weight = TensorData::new(transposed(&weight, output, input), [input, output]);
+    /// product takes another path for few rows, with another order of summation, and a row's result
+    /// would depend on how many rows are in its batch.
+    pub fn linear_of(
+        &self,
+        weight: &[f32],
+        bias: Option<Vec<f32>>,
+        input: usize,
+        output: usize,
+    ) -> Linear {
+        let weight = TensorData::new(transposed(weight, output, input), [input, output]);
+        let bias = bias.map(|bias| TensorData::new(bias, [output]));
         Linear {
             weight: Param::from_tensor(Tensor::from_data(weight, self.device)),
-            bias: Some(self.param(&format!("{prefix}.bias"), [output])),
+            bias: bias.map(|bias| Param::from_tensor(Tensor::from_data(bias, self.device))),
         }
     }
 
+    /// Passes over a tensor that the file may have and the model does not use.
+    pub fn ignore(&mut self, key: &str) {
+        self.taken.insert(key.to_owned());
+    }
+
     /// `torch.nn.LayerNorm`, or SAM's `LayerNorm2d` applied to channels-last tensors.
-    pub(crate) fn layer_norm(&mut self, prefix: &str, dim: usize, epsilon: f64) -> LayerNorm {
+    pub fn layer_norm(&mut self, prefix: &str, dim: usize, epsilon: f64) -> LayerNorm {
         let mut norm = LayerNormConfig::new(dim)
             .with_epsilon(epsilon)
             .init(self.device);
@@ -108,8 +136,11 @@ impl<'a> Weights<'a> {
         norm
     }
 
-    /// Refuses the model where any tensor did not fit or was left over.
-    pub(crate) fn finish(mut self, architecture: &Architecture) -> Result<(), CheckpointError> {
+    /// Refuses the model where any tensor did not fit or was left over; `architecture` says what was expected.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Mismatch`] with every tensor at fault; what could not be read at all.
+    pub fn finish(mut self, architecture: &impl Display) -> Result<(), CheckpointError> {
         if let Some(error) = self.failed {
             return Err(error);
         }

@@ -1,12 +1,13 @@
 //! Boxes as foreign tables hold them: lists of lists, flat lists, or either as JSON text.
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float16Type, Float32Type, Float64Type};
-use arrow_array::{Array, ArrayRef, downcast_integer_array};
+use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 
+use super::numbers::{is_number, numbers, start, text_value};
+
 /// Whether [`boxes_at`] reads columns of this type.
-pub(crate) fn are_boxes(column: &DataType) -> bool {
+pub(super) fn are_boxes(column: &DataType) -> bool {
     match column {
         DataType::Utf8View | DataType::BinaryView | DataType::Null => true,
         DataType::List(item) => match item.data_type() {
@@ -17,47 +18,32 @@ pub(crate) fn are_boxes(column: &DataType) -> bool {
     }
 }
 
-fn is_number(item: &DataType) -> bool {
-    item.is_integer() || item.is_floating() || *item == DataType::Null
-}
-
 /// The boxes `[x0, y0, x1, y1]` of one row; `None` for a null or an empty text.
 ///
 /// # Errors
 /// What is wrong with them, in words.
-pub(crate) fn boxes_at(column: &ArrayRef, row: usize) -> Result<Option<Vec<[f64; 4]>>, String> {
+pub(super) fn boxes_at(column: &ArrayRef, row: usize) -> Result<Option<Vec<[f64; 4]>>, String> {
+    let DataType::List(_) = column.data_type() else {
+        return text_value(column, row)?.map(boxes_in_text).transpose();
+    };
     if column.is_null(row) {
         return Ok(None);
     }
-    match column.data_type() {
-        DataType::Utf8View => boxes_in_text(column.as_string_view().value(row)),
-        DataType::BinaryView => {
-            let text = std::str::from_utf8(column.as_binary_view().value(row));
-            boxes_in_text(text.map_err(|_| "the text is not UTF-8")?)
-        }
-        DataType::List(_) => {
-            let list = column.as_list::<i32>().value(row);
-            let boxes = match list.as_list_opt::<i32>() {
-                Some(boxes) => each_box(boxes.iter())?,
-                None => fours(&numbers(&list)?)?,
-            };
-            checked(boxes).map(Some)
-        }
-        _ => Ok(None),
-    }
+    let list = column.as_list::<i32>().value(row);
+    let boxes = match list.as_list_opt::<i32>() {
+        Some(boxes) => each_box(boxes.iter())?,
+        None => fours(&numbers(&list)?)?,
+    };
+    checked(boxes).map(Some)
 }
 
-fn boxes_in_text(text: &str) -> Result<Option<Vec<[f64; 4]>>, String> {
-    let text = text.trim();
-    if text.is_empty() || text == "null" {
-        return Ok(None);
-    }
+fn boxes_in_text(text: &str) -> Result<Vec<[f64; 4]>, String> {
     let boxes = match serde_json::from_str::<Vec<f64>>(text) {
         Ok(flat) => fours(&flat)?,
         Err(_) => serde_json::from_str::<Vec<[f64; 4]>>(text)
             .map_err(|error| format!("{:?} is not [[x0, y0, x1, y1], ..]: {error}", start(text)))?,
     };
-    checked(boxes).map(Some)
+    checked(boxes)
 }
 
 fn each_box(boxes: impl Iterator<Item = Option<ArrayRef>>) -> Result<Vec<[f64; 4]>, String> {
@@ -79,24 +65,6 @@ fn fours(flat: &[f64]) -> Result<Vec<[f64; 4]>, String> {
     }
 }
 
-fn numbers(list: &ArrayRef) -> Result<Vec<f64>, String> {
-    let list = list.as_ref();
-    let numbers: Option<Vec<f64>> = downcast_integer_array!(
-        list => list.iter().map(|number| number.map(|number| number as f64)).collect(),
-        DataType::Float16 => {
-            let list = list.as_primitive::<Float16Type>();
-            list.iter().map(|number| number.map(f64::from)).collect()
-        }
-        DataType::Float32 => {
-            let list = list.as_primitive::<Float32Type>();
-            list.iter().map(|number| number.map(f64::from)).collect()
-        }
-        DataType::Float64 => list.as_primitive::<Float64Type>().iter().collect(),
-        _ => list.is_empty().then(Vec::new),
-    );
-    numbers.ok_or_else(|| "a coordinate is null".to_owned())
-}
-
 /// Boxes given as `[x, y, width, height]` by mistake often end before they begin.
 fn checked(boxes: Vec<[f64; 4]>) -> Result<Vec<[f64; 4]>, String> {
     for corners in &boxes {
@@ -111,15 +79,6 @@ fn checked(boxes: Vec<[f64; 4]>) -> Result<Vec<[f64; 4]>, String> {
         }
     }
     Ok(boxes)
-}
-
-/// Enough of a text to recognise it.
-fn start(text: &str) -> String {
-    let mut start: String = text.chars().take(60).collect();
-    if start.len() < text.len() {
-        start.push('…');
-    }
-    start
 }
 
 #[cfg(test)]
@@ -180,7 +139,7 @@ mod tests {
         assert!(are_boxes(column.data_type()));
         assert_eq!(boxes_at(&column, 0), Ok(Some(vec![[-1.0, 2.0, 3.0, 4.0]])));
         assert_eq!(boxes_at(&column, 1), Ok(None));
-        assert_eq!(boxes_at(&column, 2), Err("a coordinate is null".to_owned()));
+        assert_eq!(boxes_at(&column, 2), Err("a number is null".to_owned()));
         assert!(boxes_at(&column, 3).unwrap_err().starts_with("5 numbers"));
         assert_eq!(boxes_at(&column, 4), Ok(Some(vec![])));
     }

@@ -1,0 +1,25 @@
+//! Checkpoint files to Burn modules.
+//!
+//! ```text
+//! .safetensors, .pth, .bin ──> Checkpoint ──> ModelKind: what is it?
+//!                                  │
+//!                                  └──> Weights: tensors by key and shape ──> a model's modules
+//! ```
+//!
+//! What enters: a path. What leaves: tensors on a device, or one error that names every tensor that is
+//! missing, superfluous or of another shape. What never happens here: knowing a model's structure (the
+//! crates `sam` and `grounding` do), or running code from a file (pickles are read as data).
+
+mod checkpoint;
+mod from_device;
+mod kind;
+mod patch_conv;
+mod shapes;
+mod weights;
+
+pub use checkpoint::{Checkpoint, CheckpointError, KeyProblem};
+pub use from_device::to_host;
+pub use kind::ModelKind;
+pub use patch_conv::PatchConv;
+pub use shapes::Shapes;
+pub use weights::Weights;
