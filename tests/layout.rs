@@ -9,7 +9,15 @@ use serde_json::Value;
 const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("maskmill-masks", &[]),
     ("maskmill-pixels", &["maskmill-masks"]),
-    ("maskmill-sam", &["maskmill-masks", "maskmill-pixels"]),
+    ("maskmill-weights", &[]),
+    (
+        "maskmill-sam",
+        &["maskmill-masks", "maskmill-pixels", "maskmill-weights"],
+    ),
+    (
+        "maskmill-grounding",
+        &["maskmill-masks", "maskmill-pixels", "maskmill-weights"],
+    ),
     ("maskmill-formats", &["maskmill-masks", "maskmill-pixels"]),
     ("maskmill-storage", &[]),
     ("maskmill-job", &["maskmill-masks"]),
@@ -20,7 +28,9 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         &[
             "maskmill-masks",
             "maskmill-pixels",
+            "maskmill-weights",
             "maskmill-sam",
+            "maskmill-grounding",
             "maskmill-formats",
             "maskmill-storage",
             "maskmill-job",
@@ -31,7 +41,9 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         &[
             "maskmill-masks",
             "maskmill-pixels",
+            "maskmill-weights",
             "maskmill-sam",
+            "maskmill-grounding",
             "maskmill-formats",
             "maskmill-storage",
             "maskmill-job",
@@ -46,7 +58,12 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
 
 /// Libraries that one part of the program is built on, and who may know of them.
 const CONFINED: &[(&str, &[&str])] = &[
-    ("burn", &["maskmill-sam"]),
+    (
+        "burn",
+        &["maskmill-weights", "maskmill-sam", "maskmill-grounding"],
+    ),
+    ("tokenizers", &["maskmill-grounding"]),
+    ("safetensors", &["maskmill-weights"]),
     ("object_store", &["maskmill-storage"]),
     ("polars", &["maskmill-formats"]),
     ("reqwest", &["maskmill-storage"]),

@@ -37,8 +37,23 @@ pub(crate) enum Command {
     View(ViewArguments),
     /// Write an output in another format.
     Export(ExportArguments),
-    /// Predict masks for points and boxes on one image.
+    /// Predict masks for points, boxes or texts on one image.
     Predict(PredictArguments),
+    /// Look at model files.
+    #[command(subcommand)]
+    Models(ModelsCommand),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// Say what a checkpoint is: which model, its sizes, its tokenizer, and where it belongs in a pipeline file.
+    Inspect(InspectArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct InspectArguments {
+    /// A checkpoint, .safetensors, .pth, .pt or .bin, or the folder that holds it.
+    pub file: PathBuf,
 }
 
 /// The files of a job.
@@ -191,7 +206,17 @@ pub(crate) struct PredictArguments {
     /// its own.
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", allow_hyphen_values = true)]
     pub boxes: Vec<Corners>,
-    /// One mask per prompt instead of three.
+    /// What to look for; needs --detector. Repeatable: each text is a label. A text with phrases that mean the same
+    /// is NAME=PHRASE|PHRASE.
+    #[arg(long = "text", value_name = "TEXT", requires = "detector", conflicts_with_all = ["points", "boxes", "single"])]
+    pub texts: Vec<String>,
+    /// The detector for --text: an OWLv2 or OWL-ViT checkpoint, or the folder that holds it and its tokenizer.
+    #[arg(long, value_name = "PATH", requires = "texts")]
+    pub detector: Option<PathBuf>,
+    /// Detections of --text with a score above this are segmented.
+    #[arg(long, value_name = "SCORE", default_value_t = 0.1, value_parser = score)]
+    pub score_thresh: f32,
+    /// One mask per prompt instead of three; --text always gives one.
     #[arg(long)]
     pub single: bool,
     /// A SAM checkpoint, .pth or .safetensors.
@@ -209,6 +234,13 @@ fn price(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(price) if price.is_finite() && price >= 0.0 => Ok(price),
         _ => Err("a price is a number, such as 2.5".to_owned()),
+    }
+}
+
+fn score(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(score) if (0.0..=1.0).contains(&score) => Ok(score),
+        _ => Err("a score is a number from 0 to 1".to_owned()),
     }
 }
 

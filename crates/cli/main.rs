@@ -8,6 +8,7 @@ mod export;
 mod failure;
 mod housekeeping;
 mod interrupt;
+mod inspect;
 mod job_files;
 mod plan;
 mod predict;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use maskmill_pipeline::describe;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, Command, ModelsCommand};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::View(arguments) => view::view(&arguments),
         Command::Export(arguments) => export::export(&arguments),
         Command::Predict(arguments) => predict::predict(&arguments),
+        Command::Models(ModelsCommand::Inspect(arguments)) => inspect::inspect(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

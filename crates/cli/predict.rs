@@ -1,4 +1,4 @@
-//! `maskmill predict`: masks of points and boxes on one image, as a PNG and JSON.
+//! `maskmill predict`: masks of points, boxes or texts on one image, as a PNG and JSON.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use maskmill_formats::decode::{DecodeLimits, decode};
 use maskmill_formats::overlay::{OverlayOptions, PointMark, encode_png, overlay};
+use maskmill_grounding::{DetectionOptions, Label, Owl, Vocabulary, detect};
 use maskmill_masks::Rle;
-use maskmill_sam::{DeviceName, MaskOutput, PointPrompt, Predictor, Prompt, Sam};
+use maskmill_pixels::RgbImage;
+use maskmill_sam::{Device, DeviceName, MaskOutput, PointPrompt, Predictor, Prompt, Sam};
 use serde::Serialize;
 
 use crate::args::PredictArguments;
@@ -25,6 +27,12 @@ struct Prediction {
 
 #[derive(Serialize)]
 struct PromptMasks {
+    /// What a text prompt found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
+    /// The detector's score for it, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label_score: Option<f32>,
     /// `[x, y, label]`
     points: Vec<[f64; 3]>,
     /// `[x0, y0, x1, y1]`
@@ -52,8 +60,10 @@ struct Segmentation {
 }
 
 pub(crate) fn predict(arguments: &PredictArguments) -> Result<(), Failure> {
-    if arguments.points.is_empty() && arguments.boxes.is_empty() {
-        let error = anyhow::anyhow!("nothing to look for: give --point x,y or --box x0,y0,x1,y1");
+    if arguments.points.is_empty() && arguments.boxes.is_empty() && arguments.texts.is_empty() {
+        let error = anyhow::anyhow!(
+            "nothing to look for: give --point x,y, --box x0,y0,x1,y1 or --text \"a cat\" --detector PATH"
+        );
         return Err(error.into());
     }
     let name = arguments.image.display();
@@ -62,22 +72,33 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<(), Failure> {
         .with_context(|| format!("{name} cannot be decoded"))?
         .image;
     let device = arguments.device.parse::<DeviceName>()?.open()?;
+    let found = match &arguments.detector {
+        Some(detector) => Some(find(arguments, detector, &image, &device)?),
+        None => None,
+    };
     let sam = Sam::load(&arguments.checkpoint, &device)?;
     let mut predictor = Predictor::new(&sam);
-    predictor.set_image(&image);
-
-    let prompts = prompts(arguments);
-    let output = match arguments.single {
-        true => MaskOutput::Single,
-        false => MaskOutput::Multi,
+    let (prompts, output) = match &found {
+        Some(found) => (found.iter().map(Found::prompt).collect(), MaskOutput::Single),
+        None if arguments.single => (prompts(arguments), MaskOutput::Single),
+        None => (prompts(arguments), MaskOutput::Multi),
     };
-    let predicted = predictor.predict(&prompts, output)?;
+    if !prompts.is_empty() {
+        predictor.set_image(&image);
+    }
+    let predicted = match prompts.is_empty() {
+        true => Vec::new(),
+        false => predictor.predict(&prompts, output)?,
+    };
     let mut best_masks: Vec<Rle> = Vec::new();
     let mut answers = Vec::new();
-    for (prompt, masks) in prompts.iter().zip(&predicted) {
+    for (index, (prompt, masks)) in prompts.iter().zip(&predicted).enumerate() {
+        let found = found.as_ref().map(|found| &found[index]);
         let best = (0..masks.len())
             .max_by(|&a, &b| masks[a].predicted_iou.total_cmp(&masks[b].predicted_iou));
         let mut answer = PromptMasks {
+            label: found.map(|found| found.label.clone()),
+            label_score: found.map(|found| found.score),
             points: prompt.points.iter().map(point_json).collect(),
             box_xyxy: prompt.box_xyxy_px,
             masks: Vec::new(),
@@ -103,7 +124,7 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<(), Failure> {
 
     let options = OverlayOptions {
         points: marks(arguments),
-        boxes: arguments.boxes.iter().map(|corners| corners.0).collect(),
+        boxes: prompts.iter().filter_map(|prompt| prompt.box_xyxy_px).collect(),
         ..OverlayOptions::default()
     };
     let drawn: Vec<&Rle> = best_masks.iter().collect();
@@ -122,15 +143,82 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<(), Failure> {
         fs::write(&path, bytes).with_context(|| format!("{} cannot be written", path.display()))?;
         println!("{}", path.display());
     }
+    if prediction.prompts.is_empty() {
+        println!(
+            "nothing found with a score above {}; a lower --score-thresh finds more",
+            arguments.score_thresh
+        );
+    }
     for (number, answer) in prediction.prompts.iter().enumerate() {
+        let name = match (&answer.label, answer.label_score) {
+            (Some(label), Some(score)) => format!("{label} ({score:.3})"),
+            _ => format!("prompt {number}"),
+        };
         for mask in answer.masks.iter().filter(|mask| mask.best) {
             println!(
-                "prompt {number}: {} pixels, predicted IoU {:.3}",
+                "{name}: {} pixels, predicted IoU {:.3}",
                 mask.area, mask.predicted_iou
             );
         }
     }
     Ok(())
+}
+
+/// What a text found.
+struct Found {
+    box_xyxy_px: [f64; 4],
+    label: String,
+    score: f32,
+}
+
+impl Found {
+    fn prompt(&self) -> Prompt {
+        Prompt {
+            box_xyxy_px: Some(self.box_xyxy_px),
+            ..Prompt::default()
+        }
+    }
+}
+
+/// Detections of the texts, the best first.
+fn find(
+    arguments: &PredictArguments,
+    detector: &Path,
+    image: &RgbImage,
+    device: &Device,
+) -> anyhow::Result<Vec<Found>> {
+    let labels = arguments.texts.iter().map(|text| label(text)).collect();
+    let vocabulary = Vocabulary::new(labels, &[], &[]).context("--text")?;
+    let owl = Owl::load(detector, None, device).context("--detector")?;
+    let (embeddings, overlong) = vocabulary.embed(owl.text_encoder());
+    for text in overlong {
+        eprintln!("warning: --text {text}");
+    }
+    let options = DetectionOptions {
+        score_thresh: arguments.score_thresh,
+        ..DetectionOptions::default()
+    };
+    let embedded = owl.embed(&owl.input(image));
+    let queries = owl.queries(&embeddings);
+    let found = detect(&owl, &embedded, image.size(), &queries, &vocabulary, &options)?;
+    let found = found.into_iter().map(|found| Found {
+        box_xyxy_px: found.box_xyxy_px.map(f64::from),
+        label: vocabulary.name(found.label).to_owned(),
+        score: found.score,
+    });
+    Ok(found.collect())
+}
+
+/// `a cat`, or `cat=a cat|a kitten`.
+fn label(text: &str) -> Label {
+    match text.split_once('=') {
+        None => Label::plain(text),
+        Some((name, phrases)) => Label {
+            name: name.to_owned(),
+            phrases: phrases.split('|').map(str::to_owned).collect(),
+            score_thresh: None,
+        },
+    }
 }
 
 /// All points are one prompt; with boxes, each box is a prompt that has all points.

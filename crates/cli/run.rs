@@ -163,6 +163,9 @@ fn print_summary(job: &Job, summary: &Summary) {
     println!("Look at one:  maskmill view {output} --image KEY");
     println!("Check all:    maskmill verify {output}");
     println!("As SA-1B:     maskmill export {output} --format sa1b");
+    for label in &summary.overlong_labels {
+        println!("Label:  {label}");
+    }
     if let Some(about) = &summary.about_model {
         println!("Model:  {} ({about})", job.pipeline.model.checkpoint);
         if about.contains("UNTRAINED") {

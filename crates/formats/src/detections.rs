@@ -8,12 +8,14 @@
 mod coco;
 mod image_index;
 mod yolo;
+mod yolo_files;
 mod yolo_names;
 
 use maskmill_masks::ImageSize;
 
 pub use self::coco::{AmbiguousImage, CocoDetections, CocoError, CocoFile};
 pub use self::yolo::{YoloError, parse_yolo};
+pub use self::yolo_files::YoloFiles;
 pub use self::yolo_names::{YoloNames, YoloNamesError};
 
 /// A box that somebody else found.
@@ -268,7 +270,10 @@ mod tests {
         assert_eq!(error.reason(), "bad_scores");
         let found = Detection::from_columns(&boxes, None, Some(&[0.5, f32::NAN])).unwrap();
         let error = check(found, SIZE).unwrap_err();
-        assert_eq!(error.to_string(), "the score of box 1, counted from 0, is NaN");
+        assert_eq!(
+            error.to_string(),
+            "the score of box 1, counted from 0, is NaN"
+        );
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
-use maskmill_weights::{Checkpoint, CheckpointError, ModelKind, Shapes, Weights, to_host};
+use maskmill_weights::{Checkpoint, CheckpointError, ModelKind, Shapes, Weights, row_product, to_host};
 
 use crate::config::ModelConfig;
 use crate::files::{LoadError, tokenizer_place, weights_file};
@@ -208,10 +208,8 @@ impl Clip {
         let tokens = self.networks.image.tokens(pixels);
         let [batch, _, width] = tokens.dims();
         let class: Tensor<3> = self.networks.image.normalise(tokens.narrow(1, 0, 1));
-        let embedded = self
-            .networks
-            .image_projection
-            .forward(class.reshape([batch, width]));
+        let projection = self.networks.image_projection.weight.val();
+        let embedded = row_product(class.reshape([batch, width]), projection);
         Embeddings::new(to_host(embedded), self.architecture.text.embed_dim)
     }
 }

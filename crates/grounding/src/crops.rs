@@ -9,7 +9,7 @@ use crate::pixel_values::ClipInput;
 /// which normalises to 0.
 const NOTHING: [u8; 3] = [123, 117, 104];
 
-/// A blurred background has this many samples across the crop: shapes of a twelfth of the crop and less
+/// A blurred background has at most this many samples across the crop: shapes of a twelfth of the crop and less
 /// disappear, light and colour stay.
 const BLUR_SAMPLES: u32 = 12;
 
@@ -145,7 +145,8 @@ fn grey(size: ImageSize) -> RgbImage {
 }
 
 fn blurred(image: &RgbImage) -> RgbImage {
-    let few = ImageSize::new(BLUR_SAMPLES, BLUR_SAMPLES);
+    let samples = (image.size().width / 2).clamp(1, BLUR_SAMPLES);
+    let few = ImageSize::new(samples, samples);
     resize_bilinear(&resize_bilinear(image, few), image.size())
 }
 

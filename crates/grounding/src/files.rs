@@ -65,3 +65,29 @@ pub fn tokenizer_place(weights: &Path, stated: Option<&Path>) -> PathBuf {
         },
     }
 }
+
+/// The files that a model is read from: weights, configuration and tokenizer, as far as they are there. Rows depend
+/// on every one of them.
+pub fn files_of_model(weights: &Path, tokenizer: Option<&Path>) -> Vec<PathBuf> {
+    let place = tokenizer_place(weights, tokenizer);
+    let (folder, tokenizer_file) = match place.is_dir() {
+        true => (place.clone(), place.join("tokenizer.json")),
+        false => (
+            place.parent().unwrap_or(Path::new("")).to_owned(),
+            place.clone(),
+        ),
+    };
+    let mut files = vec![
+        weights.to_owned(),
+        weights.with_file_name("config.json"),
+        weights.with_file_name("open_clip_config.json"),
+    ];
+    if tokenizer_file.is_file() {
+        files.push(tokenizer_file);
+    } else {
+        files.extend(["vocab.json", "merges.txt"].map(|name| folder.join(name)));
+    }
+    files.extend(["tokenizer_config.json", "special_tokens_map.json"].map(|name| folder.join(name)));
+    files.retain(|file| file.is_file());
+    files
+}

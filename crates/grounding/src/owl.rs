@@ -28,6 +28,9 @@ const MODEL: &str = "OWL-ViT or OWLv2";
 const TINY: f32 = 1e-6;
 /// Queries scored at once: it bounds the matrix of scores, 7 MB for OWLv2's 3600 boxes.
 const QUERIES_PER_BATCH: usize = 512;
+/// A single query is scored beside one of zeros: for one column the CPU's matrix product sums in another order, and
+/// a query's scores would depend on whether there are others.
+const LEAST_COLUMNS: usize = 2;
 
 /// Sizes of a detector, read from its checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,8 +170,13 @@ pub struct OwlImage {
 
 /// Embeddings to look for, on the device.
 pub struct Queries {
-    /// Each `[dim, queries]`.
-    batches: Vec<Tensor<2>>,
+    batches: Vec<QueryBatch>,
+    count: usize,
+}
+
+struct QueryBatch {
+    /// `[dim, count]`, at least [`LEAST_COLUMNS`].
+    columns: Tensor<2>,
     count: usize,
 }
 
@@ -269,14 +277,19 @@ impl Owl {
         let dim = embeddings.dim();
         let rows: Vec<&[f32]> = embeddings.rows().collect();
         let batches = rows.chunks(QUERIES_PER_BATCH).map(|rows| {
-            let mut values = vec![0.0; dim * rows.len()];
+            let columns = rows.len().max(LEAST_COLUMNS);
+            let mut values = vec![0.0; dim * columns];
             for (query, row) in rows.iter().enumerate() {
                 let norm = dot(row, row).sqrt() + TINY;
                 for (channel, value) in row.iter().enumerate() {
-                    values[channel * rows.len() + query] = value / norm;
+                    values[channel * columns + query] = value / norm;
                 }
             }
-            Tensor::from_data(TensorData::new(values, [dim, rows.len()]), &self.device)
+            let values = TensorData::new(values, [dim, columns]);
+            QueryBatch {
+                columns: Tensor::from_data(values, &self.device),
+                count: rows.len(),
+            }
         });
         Queries {
             batches: batches.collect(),
@@ -330,8 +343,9 @@ impl Owl {
         let mut boxes = None;
         let mut first = 0;
         for batch in &queries.batches {
-            let [_, count] = batch.dims();
-            let cosines = embeds.clone().matmul(batch.clone());
+            let count = batch.count;
+            let cosines = embeds.clone().matmul(batch.columns.clone());
+            let cosines = cosines.narrow(1, 0, count);
             let logits = (cosines + image.shift.clone()) * image.scale.clone();
             if boxes.is_some() {
                 sink(first, &to_host(logits));

@@ -8,7 +8,7 @@ use std::fmt;
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use maskmill_weights::{PatchConv, Shapes, Weights};
+use maskmill_weights::{PatchConv, Shapes, Weights, row_product};
 
 use crate::tokenizer::Tokens;
 use crate::transformer::{EPSILON, KeyNames, Transformer, TransformerSizes};
@@ -270,7 +270,7 @@ impl TextTower {
         let ends = x
             .reshape([texts.len() * length, width])
             .select(0, indices(ends, &device));
-        self.projection.forward(self.final_norm.forward(ends))
+        row_product(self.final_norm.forward(ends), self.projection.weight.val())
     }
 }
 

@@ -3,7 +3,7 @@
 //! Labels and phrases are kept in alphabetical order, whatever order they were given in, and encoded and
 //! scored in it: results do not depend on the order in which labels were written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::texts::{Embeddings, Overlong, TextEncoder};
 
@@ -164,6 +164,35 @@ impl Vocabulary {
         })
     }
 
+    /// A vocabulary of example images instead of phrases: `labels` has one entry per example, in the order of the
+    /// examples' embeddings. Several examples may show one label.
+    ///
+    /// # Errors
+    /// [`VocabularyError::NoLabels`], [`VocabularyError::Empty`].
+    pub fn of_examples(labels: &[String]) -> Result<Self, VocabularyError> {
+        let mut names: Vec<String> = labels.iter().map(|label| collapsed(label)).collect();
+        if let Some(place) = names.iter().position(String::is_empty) {
+            let what = format!("the label of example {}", place + 1);
+            return Err(VocabularyError::Empty { what });
+        }
+        let of_example = names.clone();
+        names.sort();
+        names.dedup();
+        if names.is_empty() {
+            return Err(VocabularyError::NoLabels);
+        }
+        let owner = |label: &String| names.binary_search(label).expect("it is one of them");
+        let phrases = of_example.iter().enumerate().map(|(place, label)| {
+            let name = format!("example {} of {label}", place + 1);
+            (name, Owner::Label(owner(label)))
+        });
+        Ok(Self {
+            phrases: phrases.collect(),
+            labels: names.into_iter().map(|name| (name, None)).collect(),
+            templates: vec![PLACE.to_owned()],
+        })
+    }
+
     /// The labels' names, in order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.labels.iter().map(|(name, _)| name.as_str())
@@ -186,9 +215,12 @@ impl Vocabulary {
 
     /// Every phrase in every template, phrase by phrase.
     pub fn texts(&self) -> Vec<String> {
-        let phrases = self.phrases.iter();
+        self.texts_of(self.phrases.iter().map(|(phrase, _)| phrase.as_str()))
+    }
+
+    fn texts_of<'a>(&self, phrases: impl Iterator<Item = &'a str>) -> Vec<String> {
         phrases
-            .flat_map(|(phrase, _)| {
+            .flat_map(|phrase| {
                 let templates = self.templates.iter();
                 templates.map(move |template| template.replacen(PLACE, phrase, 1))
             })
@@ -198,9 +230,66 @@ impl Vocabulary {
     /// One embedding per phrase, normalised: the mean of its normalised embeddings in all templates, as CLIP's
     /// prompt ensembles have it. With them come the texts that were longer than the model's context.
     pub fn embed(&self, encoder: TextEncoder<'_>) -> (Embeddings, Vec<Overlong>) {
-        let (embeddings, overlong) = encoder.embed(&self.texts());
+        self.embed_texts(encoder, &self.texts())
+    }
+
+    /// [`Vocabulary::embed`], where phrases that `known` has are not encoded again. Those it has not are added; the
+    /// templates must be those that it was filled with.
+    pub fn embed_with(
+        &self,
+        encoder: TextEncoder<'_>,
+        known: &mut KnownPhrases,
+    ) -> (Embeddings, Vec<Overlong>) {
+        let phrases = || self.phrases.iter().map(|(phrase, _)| phrase.as_str());
+        let new: Vec<&str> = phrases()
+            .filter(|phrase| !known.0.contains_key(*phrase))
+            .collect();
+        let mut overlong = Vec::new();
+        if !new.is_empty() {
+            let texts = self.texts_of(new.iter().copied());
+            let (embedded, too_long) = self.embed_texts(encoder, &texts);
+            overlong = too_long;
+            known.make_room(new.len());
+            // What was dropped to make room may be among the others of this vocabulary.
+            if phrases().any(|phrase| !known.0.contains_key(phrase) && !new.contains(&phrase)) {
+                return self.embed(encoder);
+            }
+            let rows = new.iter().zip(embedded.rows());
+            known
+                .0
+                .extend(rows.map(|(phrase, row)| ((*phrase).to_owned(), row.to_vec())));
+        }
+        let rows: Vec<&[f32]> = phrases().map(|phrase| known.0[phrase].as_slice()).collect();
+        let dim = rows.first().map_or(1, |row| row.len());
+        (Embeddings::new(rows.concat(), dim), overlong)
+    }
+
+    fn embed_texts(
+        &self,
+        encoder: TextEncoder<'_>,
+        texts: &[String],
+    ) -> (Embeddings, Vec<Overlong>) {
+        let (embeddings, overlong) = encoder.embed(texts);
         let embeddings = embeddings.normalised();
         (embeddings.group_means(self.templates.len()), overlong)
+    }
+}
+
+/// Embeddings of phrases that occur again and again, where every image has labels of its own. At most so many are
+/// kept that they take some tens of megabytes.
+#[derive(Debug, Default)]
+pub struct KnownPhrases(HashMap<String, Vec<f32>>);
+
+impl KnownPhrases {
+    /// 40 MB of CLIP's 512 channels.
+    const MOST: usize = 20_000;
+
+    /// Forgets everything when `more` would be too many: simpler than knowing what is used least, and the phrases
+    /// of a dataset are fewer.
+    fn make_room(&mut self, more: usize) {
+        if self.0.len() + more > Self::MOST {
+            self.0.clear();
+        }
     }
 }
 
@@ -270,6 +359,16 @@ mod tests {
         assert!(template.contains("\"a photo\" must have {}"), "{template}");
         let none = refused(vec![label("a", &[])], &[], &[]);
         assert!(none.contains("phrases of \"a\" is empty"), "{none}");
+    }
+
+    #[test]
+    fn examples_of_a_label_find_it_together() {
+        let labels = ["logo", "cat", "logo"].map(str::to_owned);
+        let vocabulary = Vocabulary::of_examples(&labels).unwrap();
+        assert_eq!(vocabulary.names().collect::<Vec<_>>(), ["cat", "logo"]);
+        let owners: Vec<Owner> = vocabulary.phrases().iter().map(|(_, owner)| *owner).collect();
+        assert_eq!(owners, [1, 0, 1].map(Owner::Label));
+        assert_eq!(Vocabulary::of_examples(&[]), Err(VocabularyError::NoLabels));
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub struct Run {
     pub device: String,
     /// How many points are decoded at once: more is faster on a GPU and takes more memory.
     pub points_per_batch: u32,
+    /// How many crops of masks the labeller takes at once.
+    pub crops_per_batch: u32,
     /// Threads that decode images; 0 means one per core.
     pub decode_threads: u32,
     /// Requests to the source under way, at most.
@@ -216,6 +218,7 @@ fn read_run(mut section: Section<'_>) -> Run {
     let run = Run {
         device: read_device(&mut section),
         points_per_batch: section.integer_u32("points_per_batch", 64, 1..=65_536),
+        crops_per_batch: section.integer_u32("crops_per_batch", 32, 1..=65_536),
         fetch_concurrency: section.integer_u32("fetch_concurrency", 16, 1..=1024),
         shard_attempts: section.integer_u32("shard_attempts", 3, 1..=100),
         decode_threads: section.integer_u32("decode_threads", 0, 0..=1024),

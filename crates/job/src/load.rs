@@ -105,6 +105,8 @@ fn finish<T>(value: Option<T>, problems: Problems) -> Result<T, ConfigError> {
 #[cfg(test)]
 mod label_tests;
 #[cfg(test)]
+mod prompt_problem_tests;
+#[cfg(test)]
 mod prompt_tests;
 #[cfg(test)]
 mod tests;

@@ -182,6 +182,7 @@ const CONFIG: &[SectionKeys] = &[
         &[
             "device",
             "points_per_batch",
+            "crops_per_batch",
             "decode_threads",
             "fetch_concurrency",
             "images_in_flight",

@@ -1,22 +1,25 @@
 //! `plan`: what a job would do, how long it takes and what it costs, before anything is begun.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use maskmill_formats::decode::decode;
+use maskmill_formats::decode::{Decoded, decode};
 use maskmill_job::{Item, ItemKind, Job, JobRecord, Plan, ShardId, cut};
-use maskmill_masks::ImageSize;
-use maskmill_sam::{DeviceName, MaskSelector, PreparedImage, Sam, propose};
 use maskmill_weights::Checkpoint;
 use maskmill_storage::{CommitStore, OutputStore, SourceStore, StorageError, claim};
 use tokio::runtime::Runtime;
 
 use crate::describe::describe;
-use crate::options::automatic_options;
+use crate::known_prompts::KnownPrompts;
+use crate::models::Models;
+use crate::prompt_files::PromptFiles;
 use crate::planning::{Changes, Planner, PlanningError, read_plan};
-use crate::reader::{decode_limits, expect};
+use crate::reader::{carried, decode_limits, expect};
 use crate::run::{RunError, commit_store, new_runtime, sha256_of};
 use crate::source::{open_source, store_options};
+use crate::stages::{Attempt, ImageId, Rejection};
+use crate::workers::{Question, Selector, ask, cut_out, prepare};
 
 /// What to do with the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +164,10 @@ fn identity(
 ) -> Result<(JobRecord, Planner), RunError> {
     let checkpoint = Path::new(&job.pipeline.model.checkpoint);
     Checkpoint::open(checkpoint)?;
-    let record = JobRecord::new(&job.pipeline, &sha256_of(checkpoint)?, tool_version);
+    let stores = store_options(&job.config, true);
+    let files = PromptFiles::read(&job.pipeline, &stores, runtime.handle())?;
+    let model_sha256 = sha256_of(checkpoint)?;
+    let record = JobRecord::new(&job.pipeline, &model_sha256, &files.digests, tool_version);
     let planner = Planner {
         fingerprint: record.fingerprint.clone(),
         tool_version: tool_version.to_owned(),
@@ -237,9 +243,9 @@ impl PlanReport {
         source: &SourceStore,
         runtime: &Runtime,
     ) -> Result<(), RunError> {
-        let device = job.config.run.device.parse::<DeviceName>()?.open()?;
-        let sam = Sam::load(Path::new(&job.pipeline.model.checkpoint), &device)?;
-        let options = automatic_options(&job.pipeline);
+        let models = Models::load(&job.pipeline, &job.config.run.device)?;
+        let stores = store_options(&job.config, true);
+        let files = PromptFiles::read(&job.pipeline, &stores, runtime.handle())?;
         let limits = decode_limits(&job.pipeline.limits);
         let points = job.config.run.points_per_batch as usize;
         let mut seconds = Vec::new();
@@ -261,15 +267,11 @@ impl PlanReport {
             let Ok(decoded) = decode(&bytes, &limits) else {
                 continue;
             };
-            let size: ImageSize = decoded.image.size();
-            let image = PreparedImage::new(&decoded.image, &options, sam.architecture().image_size);
-            let mut selector = MaskSelector::new(sam.architecture(), &options.filters, size);
-            let flow = propose(&sam, &options, points, &image, |batch| {
-                selector.push(batch);
-                std::ops::ControlFlow::Continue(())
-            });
-            debug_assert!(flow.is_continue());
-            selector.finish();
+            if let Err(rejection) = run_image(&models, &files.known, item, decoded, points) {
+                let why = rejection.detail;
+                tracing::warn!(image = %item.key, error = why, "not measured");
+                continue;
+            }
             seconds.push(start.elapsed().as_secs_f64());
         }
         if seconds.len() > 1 {
@@ -282,6 +284,47 @@ impl PlanReport {
         }
         Ok(())
     }
+}
+
+/// All stages of an image, one after the other.
+fn run_image(
+    models: &Models,
+    known: &KnownPrompts,
+    item: &Item,
+    decoded: Decoded,
+    prompts_per_batch: usize,
+) -> Result<(), Rejection> {
+    let id = ImageId {
+        attempt: Attempt {
+            shard: ShardId(0),
+            number: 1,
+        },
+        index: 0,
+        key: item.key.to_string(),
+        carried: carried(item),
+    };
+    let size = decoded.image.size();
+    let given = known.of(&id, size)?;
+    let inputs = prepare(decoded, models);
+    let mut selector = Selector::new(models, size);
+    let question = Question {
+        image: &inputs.image,
+        for_detector: inputs.for_detector.as_ref(),
+        given,
+        carried: &id.carried,
+        size,
+    };
+    let (given, flow) = ask(models, question, prompts_per_batch, |batch| {
+        selector.push(batch);
+        ControlFlow::Continue(())
+    })?;
+    debug_assert!(flow.is_continue(), "this sink never stops");
+    let masks = selector.finish(&given);
+    if let (Some(labeller), Some(pixels)) = (&models.labeller, &inputs.pixels) {
+        let crops = cut_out(models, pixels, &masks, &given);
+        labeller.label(&crops.iter().collect::<Vec<_>>());
+    }
+    Ok(())
 }
 
 /// A few single images, evenly over the plan.

@@ -1,9 +1,11 @@
 //! The running stages, from shards to committed parts.
 //!
 //! ```text
-//!  reader ──> decode x N ──> device ──> selector ──> assembler ──> commits, some at a time
-//!    │           │ rejected images                      ^
-//!    └───────────┴─────────────────────────────────────-┘
+//!                           ┌── crops to label ──┐
+//!                           v                    │
+//!  reader ──> decode x N ──> device ──────> selector ──> assembler ──> commits, some at a time
+//!    │           │             │ labelled, rejected         ^
+//!    └───────────┴─────────────┴────────────────────────────┘
 //! ```
 //!
 //! One thread each but for decoding; every arrow is a bounded channel, and [`InFlight`] bounds the images
@@ -17,7 +19,6 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick, unbounded};
 use maskmill_job::{Job, Shard, ShardId};
-use maskmill_sam::{AutomaticOptions, Sam};
 use maskmill_storage::{
     Commit, CommitError, FailureRecord, Marker, SourceStore, StorageError, record_failure,
 };
@@ -27,14 +28,15 @@ use crate::assemble::{Assembler, OpenShard, ShardError};
 use crate::describe::describe;
 use crate::heartbeat::{Heartbeat, worker_name};
 use crate::in_flight::InFlight;
+use crate::known_prompts::KnownPrompts;
 use crate::meter::{Meter, Stage};
-use crate::options::automatic_options;
+use crate::models::Models;
 use crate::plan_items::PlanItems;
 use crate::reader::{Attempts, Reader, decode_limits};
 use crate::run::{Event, RunError, Summary};
 use crate::source::{seconds, table_columns};
 use crate::stages::{Assembled, Attempt, FinishedImage};
-use crate::workers::{decode_images, run_model, select_masks};
+use crate::workers::{DeviceStage, decode_images, select_masks};
 
 /// Candidate batches between the device and the selector. Each holds at most `points_per_batch` points'
 /// masks; two let the device run ahead while one is selected.
@@ -49,7 +51,8 @@ pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// Everything that a run needs.
 pub(crate) struct Flow<'a> {
     pub job: &'a Job,
-    pub sam: &'a Sam,
+    pub models: &'a Models,
+    pub known: &'a KnownPrompts,
     pub source: &'a SourceStore,
     pub items: &'a PlanItems,
     pub shards: &'a [Shard],
@@ -73,7 +76,6 @@ impl Flow<'_> {
             open.clone(),
             &self.runtime,
         );
-        let options: &AutomaticOptions = &automatic_options(&self.job.pipeline);
         let config = &self.job.config.run;
         let limits = decode_limits(&self.job.pipeline.limits);
         let decoders = decoders(config.decode_threads);
@@ -84,11 +86,12 @@ impl Flow<'_> {
             config.max_bytes_in_flight,
             self.runtime.clone(),
         );
-        let points_per_batch = config.points_per_batch as usize;
         let columns = table_columns(&self.job.pipeline.source);
         let (samples_in, samples) = bounded(decoders);
         let (prepared_in, prepared) = bounded(1);
         let (proposals_in, proposals) = bounded(PROPOSALS_AHEAD);
+        // Bounded by the images in flight: the selector must not wait for the device, which waits for it.
+        let (crops_in, crops) = unbounded();
         let (assembled_in, assembled) = bounded(ROWS_AHEAD);
 
         thread::scope(|scope| {
@@ -113,26 +116,27 @@ impl Flow<'_> {
             for _ in 0..decoders {
                 let (samples, device) = (samples.clone(), prepared_in.clone());
                 let assembler = assembled_in.clone();
-                let image_size = self.sam.architecture().image_size;
+                let (models, known) = (self.models, self.known);
                 stages.push(spawn(scope, "decode", move || {
-                    decode_images(
-                        &samples, &limits, options, image_size, &device, &assembler, meter,
-                    );
+                    decode_images(&samples, &limits, models, known, &device, &assembler, meter);
                 }));
             }
-            let sam = self.sam;
+            let models = self.models;
+            let assembler = assembled_in.clone();
             stages.push(spawn(scope, "device", move || {
-                run_model(
-                    &prepared,
-                    sam,
-                    options,
-                    points_per_batch,
-                    &proposals_in,
+                let stage = DeviceStage {
+                    models,
+                    prompts_per_batch: config.points_per_batch as usize,
+                    crops_per_batch: config.crops_per_batch as usize,
+                    images: &prepared,
+                    crops: &crops,
+                    assembler: &assembler,
                     meter,
-                );
+                };
+                stage.run(proposals_in);
             }));
             stages.push(spawn(scope, "selector", move || {
-                select_masks(&proposals, sam, options, &assembled_in, meter);
+                select_masks(&proposals, models, &crops_in, &assembled_in, meter);
             }));
             // This thread's copies would keep the channels open.
             drop((samples, prepared_in));

@@ -1,20 +1,35 @@
 //! A pipeline file's prompts and mask settings as the mask generator takes them.
 
-use maskmill_job::{AutomaticPrompts, MaskSettings, Pipeline, PointGrid, Prompts};
-use maskmill_sam::{AutomaticOptions, MaskFilters, MaskOutput};
+use maskmill_job::{AutomaticPrompts, MaskSettings, PointGrid, PromptedMasks};
+use maskmill_sam::{AutomaticOptions, MaskFilters, MaskOutput, PromptedOptions};
 
-/// What `pipeline` asks of the mask generator.
-pub fn automatic_options(pipeline: &Pipeline) -> AutomaticOptions {
-    let Prompts::Automatic(prompts) = &pipeline.prompts;
+/// What a pipeline of automatic prompts asks of the mask generator.
+pub(crate) fn automatic_options(
+    prompts: &AutomaticPrompts,
+    masks: &MaskSettings,
+) -> AutomaticOptions {
     AutomaticOptions {
         point_grids: point_grids(prompts),
         crop_n_layers: prompts.crop_n_layers,
         crop_overlap_ratio: prompts.crop_overlap_ratio,
-        output: match prompts.single_mask {
-            true => MaskOutput::Single,
-            false => MaskOutput::Multi,
-        },
-        filters: mask_filters(&pipeline.masks),
+        output: output(prompts.single_mask),
+        filters: mask_filters(masks),
+    }
+}
+
+/// What a pipeline of other prompts asks.
+pub(crate) fn prompted_options(prompted: PromptedMasks, masks: &MaskSettings) -> PromptedOptions {
+    PromptedOptions {
+        output: output(prompted.single_mask),
+        refine: prompted.refine,
+        filters: mask_filters(masks),
+    }
+}
+
+fn output(single_mask: bool) -> MaskOutput {
+    match single_mask {
+        true => MaskOutput::Single,
+        false => MaskOutput::Multi,
     }
 }
 
@@ -47,7 +62,7 @@ fn mask_filters(masks: &MaskSettings) -> MaskFilters {
 
 #[cfg(test)]
 mod tests {
-    use maskmill_job::{TextFile, load_pipeline};
+    use maskmill_job::{Prompts, TextFile, load_pipeline};
 
     use super::*;
 
@@ -59,7 +74,11 @@ mod tests {
             name: "test.toml",
             text: &text,
         };
-        automatic_options(&load_pipeline(file, &[]).unwrap())
+        let pipeline = load_pipeline(file, &[]).unwrap();
+        let Prompts::Automatic(prompts) = &pipeline.prompts else {
+            panic!("automatic is the default");
+        };
+        automatic_options(prompts, &pipeline.masks)
     }
 
     #[test]

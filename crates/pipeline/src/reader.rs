@@ -490,7 +490,7 @@ pub(crate) fn expect(item: &Item) -> Expect<'_> {
     }
 }
 
-fn carried(item: &Item) -> Carried {
+pub(crate) fn carried(item: &Item) -> Carried {
     let Some(extras) = item.extras.as_deref() else {
         return Carried::default();
     };

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use maskmill_job::{Fingerprint, Job, JobRecord, Plan, Selection, Shard, ShardId};
-use maskmill_sam::{DeviceError, DeviceName, Sam};
+use maskmill_sam::{DeviceError, DeviceName};
 use maskmill_storage::{
     ClaimError, CommitError, CommitStore, Marker, OutputStore, SourceError, StorageError, claim,
     failed_shards, layout,
@@ -27,7 +27,9 @@ use tokio::runtime::Runtime;
 use crate::assemble::{Assembler, inspector};
 use crate::flow::Flow;
 use crate::meter::{Snapshot, Stage};
+use crate::models::{Models, ModelsError};
 use crate::plan_items::PlanItems;
+use crate::prompt_files::{PromptFiles, PromptFilesError};
 use crate::planning::{Planner, PlanningError};
 use crate::source::{open_source, store_options};
 use crate::stages::hex;
@@ -124,6 +126,8 @@ pub struct Summary {
     pub images: u64,
     /// Images that this run rejected, by reason.
     pub rejects: BTreeMap<String, u64>,
+    /// Labels that are longer than their model reads, with the part that it does not see.
+    pub overlong_labels: Vec<String>,
     /// Masks that this run wrote.
     pub masks: u64,
     /// Wall time of the stages, without planning and loading.
@@ -149,6 +153,12 @@ pub enum RunError {
     /// The source cannot be planned, or its plan not be read.
     #[error(transparent)]
     Planning(#[from] PlanningError),
+    /// The detector, the labeller, labels or examples cannot be used.
+    #[error(transparent)]
+    Models(ModelsError),
+    /// Files of prompts cannot be used.
+    #[error(transparent)]
+    PromptFiles(#[from] PromptFilesError),
     /// A marker or the records of failures cannot be read.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -207,6 +217,16 @@ pub enum RunError {
     },
 }
 
+impl From<ModelsError> for RunError {
+    fn from(error: ModelsError) -> Self {
+        match error {
+            ModelsError::Device(error) => Self::Device(error),
+            ModelsError::Sam(error) => Self::Checkpoint(error),
+            error => Self::Models(error),
+        }
+    }
+}
+
 impl RunError {
     /// Whether shards may have been committed before the error.
     pub fn had_started(&self) -> bool {
@@ -229,31 +249,35 @@ pub fn run(
     tool_version: &str,
     observe: &dyn Fn(&Event<'_>),
 ) -> Result<Summary, RunError> {
-    let device = job.config.run.device.parse::<DeviceName>()?.open()?;
+    // Before anything is read: a device that is not there needs no files.
+    job.config.run.device.parse::<DeviceName>()?.open()?;
     let checkpoint = PathBuf::from(&job.pipeline.model.checkpoint);
     let about_model = Checkpoint::open(&checkpoint)?.about().map(str::to_owned);
     let model_sha256 = sha256_of(&checkpoint)?;
     let runtime = new_runtime().map_err(RunError::Runtime)?;
     let output = job.config.output.job_root(&job.pipeline.name);
     let source = open_source(&job.pipeline.source, &store_options(&job.config, true))?;
-    let record = JobRecord::new(&job.pipeline, &model_sha256, tool_version);
+    let files = PromptFiles::read(
+        &job.pipeline,
+        &store_options(&job.config, true),
+        runtime.handle(),
+    )?;
+    let record = JobRecord::new(&job.pipeline, &model_sha256, &files.digests, tool_version);
     let planner = Planner {
         fingerprint: record.fingerprint.clone(),
         tool_version: tool_version.to_owned(),
         source: job.pipeline.source.clone(),
         runtime: runtime.handle().clone(),
     };
-    let load = || {
-        let sam = Sam::load(&checkpoint, &device)?;
-        tracing::info!(architecture = %sam.architecture(), device = %job.config.run.device, "model loaded");
-        Ok::<Sam, CheckpointError>(sam)
-    };
+    let load = || Models::load(&job.pipeline, &job.config.run.device);
     let stores = store_options(&job.config, false);
-    let mut sam = None;
+    let mut models = None;
     let mut listed = None;
     if !runtime.block_on(has_job(&output, &stores))? {
-        listed = Some(planner.list(&source)?);
-        sam = Some(load()?);
+        let items = planner.list(&source)?;
+        files.require_match(&items, &job.pipeline)?;
+        listed = Some(items);
+        models = Some(load()?);
     }
     let store = OutputStore::open(&output, &stores)?;
     let commits = commit_store(
@@ -271,7 +295,7 @@ pub fn run(
         plan = Arc::new(planner.plan(&store, &source)?);
     }
     let todo = Todo::of(&plan, options, &runtime, &commits)?;
-    let summary = Summary {
+    let mut summary = Summary {
         output,
         about_model,
         shards: todo.selected,
@@ -289,13 +313,15 @@ pub fn run(
     if todo.pending.is_empty() {
         return Ok(summary);
     }
-    let sam = match sam {
-        Some(sam) => sam,
+    let models = match models {
+        Some(models) => models,
         None => load()?,
     };
+    summary.overlong_labels = models.overlong.iter().map(ToString::to_string).collect();
     let flow = Flow {
         job,
-        sam: &sam,
+        models: &models,
+        known: &files.known,
         source: &source,
         items: &PlanItems::stored(store, plan),
         shards: &todo.pending,

@@ -459,7 +459,7 @@ fn without_user(rest: &str) -> &str {
 }
 
 /// `s3://b/lists/a.csv` is `a.csv` in `s3://b/lists`.
-fn folder_and_name(path: &str) -> (&str, &str) {
+pub(crate) fn folder_and_name(path: &str) -> (&str, &str) {
     match path.rsplit_once('/') {
         Some(("", name)) => ("/", name),
         Some((folder, name)) => (folder, name),

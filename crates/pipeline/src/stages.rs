@@ -1,14 +1,18 @@
 //! What travels between the stages of a running job.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use maskmill_formats::rows::{ImageRow, ImageStatus, MaskRow};
+use maskmill_grounding::{MaskLabel, OwlInput};
 use maskmill_job::ShardId;
 use maskmill_masks::ImageSize;
-use maskmill_sam::{CandidateBatch, GeneratedMask, PreparedImage};
+use maskmill_pixels::RgbImage;
+use maskmill_sam::{CandidateBatch, GeneratedMask, PreparedImage, PromptedBy};
 use sha2::{Digest, Sha256};
 
+use crate::given::Given;
 use crate::in_flight::{FetchPermit, Ticket};
 use crate::meter::{Stage, StageTimes};
 
@@ -66,6 +70,12 @@ pub(crate) struct Sample {
 pub(crate) struct Prepared {
     pub facts: ImageFacts,
     pub image: PreparedImage,
+    /// Prompts that are known.
+    pub given: Vec<Given>,
+    /// The image as the detector takes it, where there is one.
+    pub for_detector: Option<OwlInput>,
+    /// The image itself, where masks are cut out of it for the labeller.
+    pub pixels: Option<Arc<RgbImage>>,
     pub ticket: Ticket,
 }
 
@@ -77,6 +87,9 @@ pub(crate) enum Proposal {
     Batch(CandidateBatch),
     End {
         facts: Box<ImageFacts>,
+        /// The prompts, where they are not a grid.
+        given: Vec<Given>,
+        pixels: Option<Arc<RgbImage>>,
         ticket: Ticket,
     },
 }
@@ -165,13 +178,29 @@ impl ImageFacts {
         }
     }
 
-    /// The rows of an image with its masks.
-    pub(crate) fn accept(self, masks: Vec<GeneratedMask>) -> FinishedImage {
+    /// The rows of an image with its masks. `given` are the prompts that were not of a grid; `labels` are those of
+    /// masks whose prompt has none, in order, where there is a labeller.
+    pub(crate) fn accept(
+        self,
+        masks: Vec<GeneratedMask>,
+        given: &[Given],
+        labels: Vec<MaskLabel>,
+    ) -> FinishedImage {
         let (attempt, index, times) = (self.id.attempt, self.id.index, self.times);
+        let mut labels = labels.into_iter();
         let masks: Vec<MaskRow> = masks
             .into_iter()
             .enumerate()
-            .map(|(mask_id, mask)| mask_row(&self.id.key, mask_id as u32, mask))
+            .map(|(mask_id, mask)| {
+                let mut row = mask_row(&self.id.key, mask_id as u32, mask, given);
+                if row.label.is_none()
+                    && let Some(MaskLabel { label, score }) = labels.next()
+                {
+                    row.label = Some(label);
+                    row.label_score = score;
+                }
+                row
+            })
             .collect();
         FinishedImage {
             attempt,
@@ -203,7 +232,23 @@ impl ImageFacts {
     }
 }
 
-fn mask_row(image_key: &str, mask_id: u32, mask: GeneratedMask) -> MaskRow {
+/// What a mask is called before the labeller is asked.
+pub(crate) fn given_label(mask: &GeneratedMask, given: &[Given]) -> Option<String> {
+    match mask.prompted_by {
+        PromptedBy::GridPoint(_) => None,
+        PromptedBy::Given(index) => given[index].label.clone(),
+    }
+}
+
+fn mask_row(image_key: &str, mask_id: u32, mask: GeneratedMask, given: &[Given]) -> MaskRow {
+    let label = given_label(&mask, given);
+    let (point_coords, label_score, prompt_box) = match mask.prompted_by {
+        PromptedBy::GridPoint(point_px) => (vec![point_px], None, None),
+        PromptedBy::Given(index) => {
+            let given = &given[index];
+            (given.point_coords(), given.score, given.prompt_box())
+        }
+    };
     MaskRow {
         image_key: image_key.to_owned(),
         mask_id,
@@ -212,10 +257,10 @@ fn mask_row(image_key: &str, mask_id: u32, mask: GeneratedMask) -> MaskRow {
         predicted_iou: mask.predicted_iou,
         stability_score: mask.stability_score,
         crop_box: mask.crop.xywh(),
-        point_coords: vec![mask.point_px],
-        label: None,
-        label_score: None,
-        prompt_box: None,
+        point_coords,
+        label,
+        label_score,
+        prompt_box,
         rle: mask.rle,
     }
 }

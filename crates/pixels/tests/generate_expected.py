@@ -61,4 +61,5 @@ def main():
     pathlib.Path(__file__).with_name("pillow_resize.json").write_text(text)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -37,6 +37,8 @@ mod prompt_encoder;
 mod selector;
 mod transformer;
 
+pub use burn::tensor::Device;
+
 pub use architecture::{Architecture, DECODER_HEADS};
 pub use device::{DeviceError, DeviceName};
 pub use generator::{

@@ -14,6 +14,7 @@ mod checkpoint;
 mod from_device;
 mod kind;
 mod patch_conv;
+mod row_product;
 mod shapes;
 mod weights;
 
@@ -21,5 +22,6 @@ pub use checkpoint::{Checkpoint, CheckpointError, KeyProblem};
 pub use from_device::to_host;
 pub use kind::ModelKind;
 pub use patch_conv::PatchConv;
+pub use row_product::row_product;
 pub use shapes::Shapes;
 pub use weights::Weights;

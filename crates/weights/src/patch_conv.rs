@@ -4,6 +4,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
+use crate::row_product::row_product;
 use crate::weights::Weights;
 
 /// A convolution of kernel = stride, as `torch.nn.Conv2d(in, out, k, stride=k)`.
@@ -34,7 +35,7 @@ impl PatchConv {
             .reshape([batch, rows, k, columns, k, c_in])
             .permute([0, 1, 3, 5, 2, 4])
             .reshape([batch * rows * columns, c_in * k * k]);
-        let y = patches.matmul(weight.reshape([c_out, c_in * k * k]).transpose());
+        let y = row_product(patches, weight.reshape([c_out, c_in * k * k]).transpose());
         let y = match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,

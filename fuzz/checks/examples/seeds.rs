@@ -27,6 +27,7 @@ fn main() {
     texts();
     plans();
     settings();
+    detections();
 }
 
 /// Writes one input.
@@ -255,12 +256,42 @@ fn texts() {
     ] {
         seed("manifest", name, 2, text.as_bytes());
     }
+    // Bit 6 is set in both, and modulo 3 they are 2 and 1.
+    let annotated = "{\"uri\":\"a\",\"labels\":[\"a \\\"red\\\" car\",\"\\u00fc\"],\"boxes\":[[1,2,3,4]],\"scores\":[0.5],\"points\":[[1,2],[3,4,0]]}\n\
+                     {\"uri\":\"b\",\"labels\":\"a dog\",\"scores\":\"[0.5]\",\"points\":[[1]]}\n{\"uri\":\"c\",\"labels\":[\"\"]}\n";
+    seed("manifest", "annotated.jsonl", 0x40 + 4, annotated.as_bytes());
+    let annotated = "uri,labels,boxes,scores,points\na,\"[\"\"a\"\",\"\"b\"\"]\",\"[1,2,3,4]\",0.5,\"[[1,2]]\"\nb,a cat,,1,\n";
+    seed("manifest", "annotated.csv", 0x40, annotated.as_bytes());
     seed(
         "manifest",
         "named.csv",
         0x80 | 2,
         b"{\"c\":\"text\",\"uri\":\"a\"}\n",
     );
+}
+
+/// COCO files, YOLO labels and names, good and bad.
+fn detections() {
+    let dataset = r#"{"images":[{"id":139,"file_name":"day/a.jpg"},{"id":"x","file_name":"night/a.jpg"}],
+        "annotations":[{"image_id":139,"category_id":1,"bbox":[1,2,3,4.5],"iscrowd":0},
+        {"image_id":"x","category_id":1,"bbox":[0,0,9,9],"iscrowd":1}],"categories":[{"id":1,"name":"cat"}]}"#;
+    let results = r#"[{"image_id":139,"category_id":1,"bbox":[0.5,1,90,2],"score":0.9,"segmentation":{"size":[6,8]}},
+        {"image_id":"139","category_id":1,"bbox":[NaN,-Infinity,1e3,-1]}]"#;
+    let both = [results, dataset].join("\0");
+    for (name, options, text) in [
+        ("dataset.json", 0, dataset),
+        ("results.json", 0, results),
+        ("results-and-dataset.json", 1, &both),
+        ("no-box.json", 0, r#"[{"image_id":1,"bbox":[1,2,3]}]"#),
+        ("labels.txt", 2, "0 0.5 0.5 0.25 0.5\r\n\r\n79 0.1 0.1 0.2 0.2\n"),
+        ("scores.txt", 2 | 0xC0, "0 0.5 0.5 1 1 0.75\n1 0.5 0.5 0.1 0.1\n"),
+        ("polygon.txt", 2, "0 0.1 0.1 0.2 0.1 0.2 0.2\n"),
+        ("classes.txt", 3, "person\r\nred car\n"),
+        ("list.yaml", 3, "nc: 2\nnames: ['person', \"red car\"]\n"),
+        ("map.yaml", 3, "train: [a, {b: c}]\nnames:\n  0: person\n  7: car  # red\n"),
+    ] {
+        seed("detections", name, options, text.as_bytes());
+    }
 }
 
 fn plans() {

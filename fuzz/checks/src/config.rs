@@ -1,5 +1,7 @@
 //! Pipeline and config files.
 
+use std::collections::BTreeMap;
+
 use maskmill_job::{
     ConfigError, Fingerprint, Job, Source, TextFile, load, load_config, load_pipeline, redacted,
 };
@@ -45,12 +47,16 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 /// The settings that are locations, for overrides.
-const LOCATIONS: [&str; 5] = [
+const LOCATIONS: [&str; 9] = [
     "output.root",
     "store.s3_endpoint",
     "store.source_s3_endpoint",
     "source.path",
     "model.checkpoint",
+    "model.detector",
+    "model.detector_tokenizer",
+    "model.labeller",
+    "model.labeller_tokenizer",
 ];
 
 /// Loads a job: mistakes are named, what loads loads again to the same, and no secret gets in or out.
@@ -86,7 +92,7 @@ fn check_pipeline(text: &str) {
     assert_eq!(read, load_pipeline(file, &[]));
     match read {
         Ok(pipeline) => {
-            let fingerprint = Fingerprint::of(&pipeline, "00");
+            let fingerprint = Fingerprint::of(&pipeline, "00", &BTreeMap::new());
             assert_eq!(fingerprint.as_str().len(), 64);
             assert_nothing_to_hide(path_of(&pipeline.source));
             assert_nothing_to_hide(&pipeline.model.checkpoint);

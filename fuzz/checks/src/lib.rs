@@ -11,6 +11,7 @@
 //! and `tests/corpus.rs`, which replays what they found, and changes of it, for some seconds.
 
 mod config;
+mod detections;
 mod image_table;
 mod manifest;
 mod panics;
@@ -19,6 +20,7 @@ mod rle;
 mod tar;
 
 pub use crate::config::config;
+pub use crate::detections::detections;
 pub use crate::image_table::image_table;
 pub use crate::manifest::manifest;
 pub use crate::plan::plan;
@@ -31,6 +33,7 @@ pub type Check = fn(&[u8]);
 /// All checks by the names of their fuzz targets and of the folders of their inputs.
 pub const CHECKS: &[(&str, Check)] = &[
     ("config", config),
+    ("detections", detections),
     ("image_table", image_table),
     ("manifest", manifest),
     ("plan", plan),

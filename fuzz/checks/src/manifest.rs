@@ -11,7 +11,8 @@ const MOST_ROWS_PER_BYTE: usize = 16;
 
 /// Reads a manifest: every row is an image with an address and finite boxes, or says why it is none.
 ///
-/// The options modulo 3 are the format: Parquet, CSV or JSON lines. Bit 7: columns are named.
+/// The options modulo 3 are the format: Parquet, CSV or JSON lines. Bit 7: columns are named. Bit 6: so are those of
+/// labels, scores and points.
 pub fn manifest(data: &[u8]) {
     guarded(|| check(data));
 }
@@ -27,6 +28,11 @@ fn check(data: &[u8]) {
     if is_set(options, 7) {
         columns.uri = Some("uri".to_owned());
         columns.caption = Some("c".to_owned());
+    }
+    if is_set(options, 6) {
+        columns.labels = Some("labels".to_owned());
+        columns.scores = Some("scores".to_owned());
+        columns.points = Some("points".to_owned());
     }
     let bytes = Bytes::copy_from_slice(file);
     let manifest = match Manifest::read(bytes, format, &columns) {
@@ -47,10 +53,27 @@ fn check(data: &[u8]) {
                 for corners in row.boxes.iter().flatten() {
                     check_box(*corners);
                 }
+                let mut labels = row.labels.iter().flatten();
+                assert!(labels.all(|label| !label.trim().is_empty()), "row {at}");
+                if let Some(scores) = row.scores {
+                    let boxes = row.boxes.as_ref().map_or(0, Vec::len);
+                    assert_eq!(scores.len(), boxes, "row {at}");
+                    assert!(scores.iter().all(|score| score.is_finite()), "row {at}");
+                }
+                for [x, y, label] in row.points.into_iter().flatten() {
+                    assert!(x.is_finite() && y.is_finite(), "row {at}");
+                    assert!(label == 0.0 || label == 1.0, "row {at}");
+                }
             }
             Err(reject) => {
                 assert_eq!(reject.row, at);
-                let reasons = ["no_uri", "bad_boxes"];
+                let reasons = [
+                    "no_uri",
+                    "bad_boxes",
+                    "bad_labels",
+                    "bad_scores",
+                    "bad_points",
+                ];
                 assert!(reasons.contains(&reject.reason), "{reject:?}");
                 assert!(!reject.detail.is_empty(), "{reject:?}");
             }

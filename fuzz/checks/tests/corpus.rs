@@ -37,6 +37,11 @@ fn config_holds() {
 }
 
 #[test]
+fn detections_hold() {
+    replay("detections");
+}
+
+#[test]
 fn image_table_holds() {
     replay("image_table");
 }

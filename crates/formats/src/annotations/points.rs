@@ -65,7 +65,9 @@ fn checked(point: &[f64]) -> Result<[f64; 3], String> {
         [x, y, label] => [x, y, label],
         _ => {
             let count = point.len();
-            return Err(format!("a point of {count} numbers; points are [x, y] or [x, y, label]"));
+            return Err(format!(
+                "a point of {count} numbers; points are [x, y] or [x, y, label]"
+            ));
         }
     };
     if !x.is_finite() || !y.is_finite() {
@@ -97,7 +99,11 @@ mod tests {
     fn points_without_a_label_are_on_the_object() {
         assert_eq!(
             text("[[7.5, 2], [0, 5, 0], [1, 1, 1.0]]"),
-            Ok(Some(vec![[7.5, 2.0, 1.0], [0.0, 5.0, 0.0], [1.0, 1.0, 1.0]]))
+            Ok(Some(vec![
+                [7.5, 2.0, 1.0],
+                [0.0, 5.0, 0.0],
+                [1.0, 1.0, 1.0]
+            ]))
         );
         assert_eq!(text("[]"), Ok(Some(vec![])));
         assert_eq!(text(""), Ok(None));
@@ -118,7 +124,11 @@ mod tests {
             let error = text(points).unwrap_err();
             assert!(error.contains(expected), "{points}: {error}");
         }
-        assert!(checked(&[f64::NAN, 2.0]).unwrap_err().contains("not finite"));
+        assert!(
+            checked(&[f64::NAN, 2.0])
+                .unwrap_err()
+                .contains("not finite")
+        );
         assert!(checked(&[1.0, 2.0, f64::NAN]).unwrap_err().contains("NaN"));
     }
 

@@ -180,8 +180,7 @@ impl CocoDetections {
             }
             (Document::Dataset(found), None) => {
                 let images = present(found.images, "images", name, &found.keys)?;
-                let annotations =
-                    present(found.annotations, "annotations", name, &found.keys)?;
+                let annotations = present(found.annotations, "annotations", name, &found.keys)?;
                 let place = |at| format!("annotations[{at}]");
                 let lists = Lists::new(name, images, found.categories)?;
                 lists.detections(name, annotations, &place)

@@ -203,11 +203,21 @@ mod tests {
 
     #[test]
     fn one_name_in_two_folders_is_not_guessed() {
-        let index = index(&["train/a.jpg", "val/a.jpg", "val/b.jpg", "same.jpg", "same.jpg"]);
+        let index = index(&[
+            "train/a.jpg",
+            "val/a.jpg",
+            "val/b.jpg",
+            "same.jpg",
+            "same.jpg",
+        ]);
         assert_eq!(index.find("a.jpg"), Err((0, 1)));
         assert_eq!(index.find("test/a.jpg"), Err((0, 1)));
         assert_eq!(index.find("test/a.png"), Err((0, 1)));
-        assert_eq!(index.find("retrain/a.jpg"), Err((0, 1)), "not a folder's end");
+        assert_eq!(
+            index.find("retrain/a.jpg"),
+            Err((0, 1)),
+            "not a folder's end"
+        );
         assert_eq!(index.find("test/b.jpg"), Ok(Some(2)));
         assert_eq!(index.find("same.jpg"), Err((3, 4)));
     }

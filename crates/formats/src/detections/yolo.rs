@@ -69,7 +69,15 @@ pub enum YoloError {
 }
 
 fn counted(fields: usize) -> String {
-    let words = ["no fields", "one field", "two fields", "three fields", "four fields", "five fields", "six fields"];
+    let words = [
+        "no fields",
+        "one field",
+        "two fields",
+        "three fields",
+        "four fields",
+        "five fields",
+        "six fields",
+    ];
     match words.get(fields) {
         Some(words) => (*words).to_owned(),
         None => format!("{fields} fields"),
@@ -270,7 +278,10 @@ mod tests {
         );
         assert_eq!(
             parse(&[five, six].concat(), None),
-            Err("line 2 has six fields where five are due (class cx cy w h), as in line 1".to_owned())
+            Err(
+                "line 2 has six fields where five are due (class cx cy w h), as in line 1"
+                    .to_owned()
+            )
         );
         assert_eq!(
             parse(six, Some(false)),
@@ -302,18 +313,54 @@ mod tests {
     #[test]
     fn values_that_are_no_fractions_are_named() {
         for (text, expected) in [
-            ("2 0.5 0.5 0.1 0.1", "line 1: the class 2 has no name; there are 2 names, counted from 0"),
-            ("cat 0.5 0.5 0.1 0.1", "line 1: the class \"cat\" is not a number from 0"),
-            ("-1 0.5 0.5 0.1 0.1", "line 1: the class \"-1\" is not a number from 0"),
-            ("0.5 0.5 0.5 0.1 0.1", "line 1: the class \"0.5\" is not a number from 0"),
-            ("5e9 0.5 0.5 0.1 0.1", "line 1: the class \"5e9\" is not a number from 0"),
-            ("NaN 0.5 0.5 0.1 0.1", "line 1: the class \"NaN\" is not a number from 0"),
-            ("0 320 0.5 0.1 0.1", "line 1: cx is \"320\", which is not a number in [0, 1]"),
-            ("0 0.5 -0.01 0.1 0.1", "line 1: cy is \"-0.01\", which is not a number in [0, 1]"),
-            ("0 0.5 0.5 nan 0.1", "line 1: w is \"nan\", which is not a number in [0, 1]"),
-            ("0 0.5 0.5 0.1 inf", "line 1: h is \"inf\", which is not a number in [0, 1]"),
-            ("0 0.5 0.5 0.1 0,1", "line 1: h is \"0,1\", which is not a number in [0, 1]"),
-            ("\n0 0.5 0.5 0.1 0.1 97", "line 2: confidence is \"97\", which is not a number in [0, 1]"),
+            (
+                "2 0.5 0.5 0.1 0.1",
+                "line 1: the class 2 has no name; there are 2 names, counted from 0",
+            ),
+            (
+                "cat 0.5 0.5 0.1 0.1",
+                "line 1: the class \"cat\" is not a number from 0",
+            ),
+            (
+                "-1 0.5 0.5 0.1 0.1",
+                "line 1: the class \"-1\" is not a number from 0",
+            ),
+            (
+                "0.5 0.5 0.5 0.1 0.1",
+                "line 1: the class \"0.5\" is not a number from 0",
+            ),
+            (
+                "5e9 0.5 0.5 0.1 0.1",
+                "line 1: the class \"5e9\" is not a number from 0",
+            ),
+            (
+                "NaN 0.5 0.5 0.1 0.1",
+                "line 1: the class \"NaN\" is not a number from 0",
+            ),
+            (
+                "0 320 0.5 0.1 0.1",
+                "line 1: cx is \"320\", which is not a number in [0, 1]",
+            ),
+            (
+                "0 0.5 -0.01 0.1 0.1",
+                "line 1: cy is \"-0.01\", which is not a number in [0, 1]",
+            ),
+            (
+                "0 0.5 0.5 nan 0.1",
+                "line 1: w is \"nan\", which is not a number in [0, 1]",
+            ),
+            (
+                "0 0.5 0.5 0.1 inf",
+                "line 1: h is \"inf\", which is not a number in [0, 1]",
+            ),
+            (
+                "0 0.5 0.5 0.1 0,1",
+                "line 1: h is \"0,1\", which is not a number in [0, 1]",
+            ),
+            (
+                "\n0 0.5 0.5 0.1 0.1 97",
+                "line 2: confidence is \"97\", which is not a number in [0, 1]",
+            ),
         ] {
             assert_eq!(parse(text, None), Err(expected.to_owned()), "{text}");
         }

@@ -172,12 +172,18 @@ mod tests {
     use super::*;
 
     fn names(names: &[(u32, &str)]) -> YoloNames {
-        YoloNames(names.iter().map(|(n, name)| (*n, name.to_string())).collect())
+        YoloNames(
+            names
+                .iter()
+                .map(|(n, name)| (*n, name.to_string()))
+                .collect(),
+        )
     }
 
     #[test]
     fn every_line_of_classes_txt_is_a_class() {
-        let found = YoloNames::from_classes_txt("\u{feff}person\r\n red car \r\ndog\r\n\r\n").unwrap();
+        let found =
+            YoloNames::from_classes_txt("\u{feff}person\r\n red car \r\ndog\r\n\r\n").unwrap();
         assert_eq!(found, names(&[(0, "person"), (1, "red car"), (2, "dog")]));
         assert_eq!((found.get(1), found.get(3)), (Some("red car"), None));
         assert_eq!(found.len(), 3);
@@ -197,7 +203,11 @@ mod tests {
             "---\nroboflow:\n  names: 1\n  deep: [[1], {a: b}]\nnames:\n- person\n- red car\n- '7'\n...\n",
             "{\"names\": {\"0\": \"person\", \"1\": \"red car\", \"2\": 7}}",
         ] {
-            assert_eq!(YoloNames::from_data_yaml(text), Ok(expected.clone()), "{text}");
+            assert_eq!(
+                YoloNames::from_data_yaml(text),
+                Ok(expected.clone()),
+                "{text}"
+            );
         }
         let sparse = YoloNames::from_data_yaml("names: {3: a, 16: dog}").unwrap();
         assert_eq!(sparse, names(&[(3, "a"), (16, "dog")]));

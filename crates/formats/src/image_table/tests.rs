@@ -126,7 +126,10 @@ fn labels_scores_and_points_are_read_where_they_are_named() {
         vec![
             ("jpg", binary(&[Some(&b"A"[..]); 4])),
             ("bbox", texts(["[0, 1, 3, 2]", "[0, 1, 3, 2]", "", ""])),
-            ("labels", texts(["[\"a cat\", \"ü\"]", "a dog", "[\"\"]", ""])),
+            (
+                "labels",
+                texts(["[\"a cat\", \"ü\"]", "a dog", "[\"\"]", ""]),
+            ),
             ("conf", texts(["0.5", "[0.5, 0.5]", "", ""])),
             ("clicks", texts(["[[2, 1]]", "", "", "[[2, 1, 7]]"])),
         ]

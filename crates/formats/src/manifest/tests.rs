@@ -337,7 +337,10 @@ fn annotations_of_csv_and_parquet() {
     let text = "uri,labels,boxes,scores,points\n\
         a,\"[\"\"a cat\"\", \"\"a dog\"\"]\",\"[[0,1,8,6]]\",0.5,\"[[1,2]]\"\n\
         b,a cat,,,\n";
-    let expected = ["[\"a cat\", \"a dog\"]|[0.5]|[[1.0, 2.0, 1.0]]", "[\"a cat\"]||"];
+    let expected = [
+        "[\"a cat\", \"a dog\"]|[0.5]|[[1.0, 2.0, 1.0]]",
+        "[\"a cat\"]||",
+    ];
     let manifest = Manifest::read(text.into(), ManifestFormat::Csv, &annotated());
     assert_eq!(annotations(manifest), expected);
 
@@ -374,7 +377,11 @@ fn named_annotation_columns_must_be_there_and_readable() {
             labels: Some(name.to_owned()),
             ..ManifestColumns::default()
         };
-        error(Manifest::read(file.clone(), ManifestFormat::Parquet, &columns))
+        error(Manifest::read(
+            file.clone(),
+            ManifestFormat::Parquet,
+            &columns,
+        ))
     };
     assert_eq!(
         labels("label"),

@@ -401,7 +401,10 @@ mod tests {
                 r#"["N", "-Infini", "Infini", -1]"#,
             ),
             (r#"{"NaN \" NaN": NaN}"#, r#"{"NaN \" NaN": "N"}"#),
-            (r#"{"a\\": Infinity, "In": 1}"#, r#"{"a\\": "Infini", "In": 1}"#),
+            (
+                r#"{"a\\": Infinity, "In": 1}"#,
+                r#"{"a\\": "Infini", "In": 1}"#,
+            ),
             ("[N, I, -", "[N, I, -"),
             ("\"\\", "\"\\"),
         ] {

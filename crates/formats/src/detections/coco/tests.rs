@@ -94,7 +94,8 @@ fn results_with_the_file_of_their_dataset() {
         ]
     );
     // A file with the images alone, as there are of test sets.
-    let images = r#"{"images": [{"id": 139, "file_name": "x.jpg"}, {"id": 285, "file_name": "y.jpg"}]}"#;
+    let images =
+        r#"{"images": [{"id": 139, "file_name": "x.jpg"}, {"id": 285, "file_name": "y.jpg"}]}"#;
     let coco = read_results(RESULTS, images).unwrap();
     let labels: Vec<_> = of(&coco, "x.jpg").unwrap();
     let labels = labels.iter().map(|detection| detection.label.as_deref());
@@ -175,10 +176,15 @@ fn a_file_that_matches_nothing_is_told() {
     assert!(coco.require_match(["a.jpg", "000000000632.jpg"]).is_ok());
     assert!(coco.require_match([]).is_ok());
     assert_eq!(
-        coco.require_match(["a.jpg", "b.jpg"]).unwrap_err().to_string(),
+        coco.require_match(["a.jpg", "b.jpg"])
+            .unwrap_err()
+            .to_string(),
         "a.json: none of its 3 images is among those of the source; it has \"000000000139.jpg\", and the source \"a.jpg\""
     );
-    let error = read(RESULTS).unwrap().require_match(["img_139.jpg"]).unwrap_err();
+    let error = read(RESULTS)
+        .unwrap()
+        .require_match(["img_139.jpg"])
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         "a.json: none of its 2 images is among those of the source; it has \"139\", and the source \"img_139.jpg\"; \
@@ -189,7 +195,10 @@ fn a_file_that_matches_nothing_is_told() {
 
 #[test]
 fn entries_without_their_image_or_category_are_named() {
-    let other = DATASET.replace("\"image_id\": 139, \"category_id\": 18", "\"image_id\": 7, \"category_id\": 18");
+    let other = DATASET.replace(
+        "\"image_id\": 139, \"category_id\": 18",
+        "\"image_id\": 7, \"category_id\": 18",
+    );
     assert_eq!(
         message(read(&other)),
         "a.json, annotations[3]: there is no image with the id \"7\" among the 3 of a.json; is it the dataset's file?"
@@ -210,20 +219,34 @@ fn entries_without_their_image_or_category_are_named() {
 #[test]
 fn boxes_and_scores_that_are_no_numbers_are_named() {
     for (field, expected) in [
-        (r#""bbox": [1, 2, 3]"#, "bbox should be four numbers [x, y, width, height]"),
-        (r#""bbox": [1, 2, 3, null]"#, "bbox should be four numbers [x, y, width, height]"),
-        (r#""bbox": {"x": 1}"#, "bbox should be four numbers [x, y, width, height]"),
+        (
+            r#""bbox": [1, 2, 3]"#,
+            "bbox should be four numbers [x, y, width, height]",
+        ),
+        (
+            r#""bbox": [1, 2, 3, null]"#,
+            "bbox should be four numbers [x, y, width, height]",
+        ),
+        (
+            r#""bbox": {"x": 1}"#,
+            "bbox should be four numbers [x, y, width, height]",
+        ),
         (r#""box": [1, 2, 3, 4]"#, "it has no bbox"),
-        (r#""bbox": [1, 2, 3, 4], "score": "high""#, "score should be a number"),
+        (
+            r#""bbox": [1, 2, 3, 4], "score": "high""#,
+            "score should be a number",
+        ),
     ] {
-        let results = format!(
-            r#"[{{"image_id": 1, "bbox": [0, 0, 2, 2]}}, {{"image_id": 1, {field}}}]"#
-        );
+        let results =
+            format!(r#"[{{"image_id": 1, "bbox": [0, 0, 2, 2]}}, {{"image_id": 1, {field}}}]"#);
         let expected = format!("a.json, result 1, counted from 0: {expected}");
         assert_eq!(message(read(&results)), expected, "{field}");
     }
     let error = message(read(r#"[{"id": 1, "bbox": [0, 0, 2, 2]}]"#));
-    assert_eq!(error, "a.json, result 0, counted from 0: it has no image_id");
+    assert_eq!(
+        error,
+        "a.json, result 0, counted from 0: it has no image_id"
+    );
 }
 
 #[test]
@@ -235,7 +258,11 @@ fn boxes_that_python_writes_are_read_whatever_they_are() {
     ]"#;
     let coco = read(results).unwrap();
     let size = maskmill_masks::ImageSize::new(6, 8);
-    for (key, reason) in [("1.jpg", "bad_boxes"), ("2.jpg", "bad_boxes"), ("3.jpg", "bad_scores")] {
+    for (key, reason) in [
+        ("1.jpg", "bad_boxes"),
+        ("2.jpg", "bad_boxes"),
+        ("3.jpg", "bad_scores"),
+    ] {
         let found = of(&coco, key).unwrap();
         let error = super::super::check(found, size).unwrap_err();
         assert_eq!(error.reason(), reason, "{key}: {error}");
@@ -245,21 +272,45 @@ fn boxes_that_python_writes_are_read_whatever_they_are() {
 #[test]
 fn other_files_are_told_from_coco_s() {
     for (text, expected) in [
-        ("not json", "a.json is not JSON; a COCO file is: expected ident"),
+        (
+            "not json",
+            "a.json is not JSON; a COCO file is: expected ident",
+        ),
         ("", "a.json is not JSON; a COCO file is: EOF while parsing"),
-        ("[{\"image_id\": 1", "a.json is not JSON; a COCO file is: EOF while parsing"),
+        (
+            "[{\"image_id\": 1",
+            "a.json is not JSON; a COCO file is: EOF while parsing",
+        ),
         (
             "{\"image\": {}, \"annotations\": [], \"x\": [[1]]}",
             "a.json is not a COCO file: \"images\" is missing; it is an object with the keys \"image\", \
              \"annotations\", \"x\". It should be {\"images\",",
         ),
-        ("{\"images\": []}", "\"annotations\" is missing; it is an object with the keys \"images\""),
+        (
+            "{\"images\": []}",
+            "\"annotations\" is missing; it is an object with the keys \"images\"",
+        ),
         ("{}", "it is an object with no keys"),
-        ("7", "a.json is not a COCO file: invalid type: integer `7`, expected an object or a list at line 1"),
-        ("[[1, 1, [0, 0, 2, 2], 1]]", "invalid type: sequence, expected an object at line 1 column 1"),
-        ("{\"images\": [{\"file_name\": \"a\"}]}", "missing field `id` at line 1 column 31"),
-        ("{\"images\": [], \"images\": []}", "the key \"images\" is there twice"),
-        ("[{\"image_id\": [1]}]", "expected an id, which is a whole number or a text at line 1"),
+        (
+            "7",
+            "a.json is not a COCO file: invalid type: integer `7`, expected an object or a list at line 1",
+        ),
+        (
+            "[[1, 1, [0, 0, 2, 2], 1]]",
+            "invalid type: sequence, expected an object at line 1 column 1",
+        ),
+        (
+            "{\"images\": [{\"file_name\": \"a\"}]}",
+            "missing field `id` at line 1 column 30",
+        ),
+        (
+            "{\"images\": [], \"images\": []}",
+            "the key \"images\" is there twice",
+        ),
+        (
+            "[{\"image_id\": [1]}]",
+            "expected an id, which is a whole number or a text at line 1",
+        ),
         (
             "{\"images\": [{\"id\": 1}], \"annotations\": []}",
             "a.json, images[0]: it has no file_name",
@@ -287,7 +338,9 @@ fn other_files_are_told_from_coco_s() {
 fn two_files_of_one_kind_do_not_go_together() {
     let error = message(read_results(RESULTS, RESULTS));
     assert!(
-        error.starts_with("d.json is not a COCO file: it is a list, and so is the file of the results"),
+        error.starts_with(
+            "d.json is not a COCO file: it is a list, and so is the file of the results"
+        ),
         "{error}"
     );
     let error = message(read_results(DATASET, DATASET));
