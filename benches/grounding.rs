@@ -89,7 +89,9 @@ fn pipeline(
     sam: &Path,
     phrases: usize,
 ) -> Result<PathBuf, Box<dyn Error>> {
-    let names: Vec<String> = (0..phrases).map(|n| format!("a photo of thing {n}")).collect();
+    let names: Vec<String> = (0..phrases)
+        .map(|n| format!("a photo of thing {n}"))
+        .collect();
     let text = format!(
         "name = {name:?}\n[source]\nkind = \"images\"\npath = {source:?}\n\
          [model]\ncheckpoint = {sam:?}\ndetector = {detector:?}\n\

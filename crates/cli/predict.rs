@@ -79,7 +79,10 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<(), Failure> {
     let sam = Sam::load(&arguments.checkpoint, &device)?;
     let mut predictor = Predictor::new(&sam);
     let (prompts, output) = match &found {
-        Some(found) => (found.iter().map(Found::prompt).collect(), MaskOutput::Single),
+        Some(found) => (
+            found.iter().map(Found::prompt).collect(),
+            MaskOutput::Single,
+        ),
         None if arguments.single => (prompts(arguments), MaskOutput::Single),
         None => (prompts(arguments), MaskOutput::Multi),
     };
@@ -124,7 +127,10 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<(), Failure> {
 
     let options = OverlayOptions {
         points: marks(arguments),
-        boxes: prompts.iter().filter_map(|prompt| prompt.box_xyxy_px).collect(),
+        boxes: prompts
+            .iter()
+            .filter_map(|prompt| prompt.box_xyxy_px)
+            .collect(),
         ..OverlayOptions::default()
     };
     let drawn: Vec<&Rle> = best_masks.iter().collect();
@@ -200,7 +206,14 @@ fn find(
     };
     let embedded = owl.embed(&owl.input(image));
     let queries = owl.queries(&embeddings);
-    let found = detect(&owl, &embedded, image.size(), &queries, &vocabulary, &options)?;
+    let found = detect(
+        &owl,
+        &embedded,
+        image.size(),
+        &queries,
+        &vocabulary,
+        &options,
+    )?;
     let found = found.into_iter().map(|found| Found {
         box_xyxy_px: found.box_xyxy_px.map(f64::from),
         label: vocabulary.name(found.label).to_owned(),

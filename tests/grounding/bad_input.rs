@@ -27,10 +27,19 @@ fn text(labels: &str) -> Job {
 
 #[test]
 fn empty_and_duplicate_labels() {
-    refused(&text("names = [\"cat\", \" \"]"), &["labels.names[1]", "empty"]);
+    refused(
+        &text("names = [\"cat\", \" \"]"),
+        &["labels.names[1]", "empty"],
+    );
     refused(&text("names = []"), &["labels.names"]);
-    refused(&text("names = [\"cat\", \"cat\"]"), &["labels.names[1]", "\"cat\""]);
-    refused(&text("names = [\"cat\", \"Cat \"]"), &["labels.names[1]", "\"cat\""]);
+    refused(
+        &text("names = [\"cat\", \"cat\"]"),
+        &["labels.names[1]", "\"cat\""],
+    );
+    refused(
+        &text("names = [\"cat\", \"Cat \"]"),
+        &["labels.names[1]", "\"cat\""],
+    );
     refused(
         &text("names = { a = [\"x\"], b = [\"x\"] }"),
         &["\"x\"", "pipeline.toml:"],
@@ -87,10 +96,17 @@ fn boxes_that_cannot_be_meant_reject_their_image() {
         assert_eq!(rows.masks(&format!("{good}.png")).len(), 1, "{good}");
     }
     let partly = rows.masks("partly.png")[0].prompt_box;
-    assert_eq!(partly, Some([400.0, 250.0, 451.0, 300.0]), "cut at the image");
+    assert_eq!(
+        partly,
+        Some([400.0, 250.0, 451.0, 300.0]),
+        "cut at the image"
+    );
     for (name, words) in [("outside", "460"), ("flat", "10")] {
         let detail = rows.expect_reject(&format!("{name}.png"), "bad_boxes");
-        assert!(detail.contains("box 0") && detail.contains(words), "{detail}");
+        assert!(
+            detail.contains("box 0") && detail.contains(words),
+            "{detail}"
+        );
     }
     let detail = rows.expect_reject("count.png", "bad_labels");
     assert!(detail.contains('1') && detail.contains('2'), "{detail}");
@@ -115,7 +131,10 @@ fn boxes_that_are_no_numbers_reject_their_image() {
     .unwrap();
     let rows = job.rows_of_run();
     let detail = rows.expect_reject("cat.png", "bad_boxes");
-    assert!(detail.contains("line 1") && detail.contains("nan"), "{detail}");
+    assert!(
+        detail.contains("line 1") && detail.contains("nan"),
+        "{detail}"
+    );
     let detail = rows.expect_reject("short.png", "bad_boxes");
     assert!(
         detail.contains("line 2 has five fields where six are due"),
@@ -162,10 +181,18 @@ fn a_model_in_another_s_place() {
     let automatic = format!("[prompts]\nmode = \"automatic\"\npoints_per_side = 2\n{labels}");
     refused(
         &with_cat(job(&format!("labeller = '{}'", owl.display()), &automatic)),
-        &["model.labeller", "not a CLIP checkpoint", "OWLv2", "belongs in model.detector"],
+        &[
+            "model.labeller",
+            "not a CLIP checkpoint",
+            "OWLv2",
+            "belongs in model.detector",
+        ],
     );
     refused(
-        &with_cat(job(&format!("detector = '{}'", clip.display()), &format!("{TEXT}{labels}"))),
+        &with_cat(job(
+            &format!("detector = '{}'", clip.display()),
+            &format!("{TEXT}{labels}"),
+        )),
         &["model.detector", "CLIP", "belongs in model.labeller"],
     );
     refused(
@@ -179,7 +206,8 @@ fn a_model_in_another_s_place() {
 
 #[test]
 fn a_tokenizer_of_another_model() {
-    let automatic = "[prompts]\nmode = \"automatic\"\npoints_per_side = 2\n[labels]\nnames = [\"cat\"]\n";
+    let automatic =
+        "[prompts]\nmode = \"automatic\"\npoints_per_side = 2\n[labels]\nnames = [\"cat\"]\n";
     let model = format!(
         "{}\nlabeller_tokenizer = '{}'",
         labeller(),
@@ -234,6 +262,10 @@ fn examples_that_cannot_be_seen() {
     );
     refused(
         &examples("{ image = \"source/cat.png\", label = \"x\", box = [900, 10, 950, 40] }"),
-        &["prompts.examples", "source/cat.png", "not on the image of 300x451"],
+        &[
+            "prompts.examples",
+            "source/cat.png",
+            "not on the image of 300x451",
+        ],
     );
 }

@@ -27,7 +27,10 @@ fn photos(job: Job) -> Job {
 }
 
 fn boxes(prompts: &str) -> Job {
-    photos(job("", &format!("[prompts]\nmode = \"boxes\"\n{prompts}\n")))
+    photos(job(
+        "",
+        &format!("[prompts]\nmode = \"boxes\"\n{prompts}\n"),
+    ))
 }
 
 /// What every way to write the same boxes must give.
@@ -37,7 +40,10 @@ fn check(rows: &Rows) {
     for (mask, corners) in masks.iter().zip(CAT) {
         let found = mask.prompt_box.expect("a box prompted it");
         for (a, b) in found.iter().zip(corners) {
-            assert!((f64::from(*a) - b).abs() < 0.01, "{found:?} for {corners:?}");
+            assert!(
+                (f64::from(*a) - b).abs() < 0.01,
+                "{found:?} for {corners:?}"
+            );
         }
         assert!(mask.point_coords.is_empty());
         assert!(mask.area > 0);
@@ -52,7 +58,8 @@ fn check(rows: &Rows) {
 
 #[test]
 fn coco_results_with_the_data_set_s_images() {
-    let job = boxes("boxes_from = \"coco\"\nboxes_path = \"results.json\"\ncoco_images = \"data.json\"");
+    let job =
+        boxes("boxes_from = \"coco\"\nboxes_path = \"results.json\"\ncoco_images = \"data.json\"");
     std::fs::write(job.path("results.json"), RESULTS).unwrap();
     std::fs::write(job.path("data.json"), format!("{DATASET}}}")).unwrap();
     check(&job.rows_of_run());
@@ -131,7 +138,11 @@ fn points_fixed_and_of_columns() {
         job.rows_of_run()
     };
     let each = of_columns("");
-    let same: Vec<_> = each.masks("cat.png").iter().map(|mask| mask.rle.clone()).collect();
+    let same: Vec<_> = each
+        .masks("cat.png")
+        .iter()
+        .map(|mask| mask.rle.clone())
+        .collect();
     let expected: Vec<_> = masks.iter().map(|mask| mask.rle.clone()).collect();
     assert_eq!(same, expected, "the same points, wherever they are written");
     let together = of_columns("point_groups = \"together\"");

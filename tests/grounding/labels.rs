@@ -32,7 +32,8 @@ fn the_order_of_labels_phrases_and_negatives_does_not_matter() {
 
 #[test]
 fn results_do_not_depend_on_batches_or_on_other_images() {
-    let sections = format!("{TEXT}refine = true\n[labels]\nnames = [\"a cat\", \"a dog\", \"coffee\"]\n");
+    let sections =
+        format!("{TEXT}refine = true\n[labels]\nnames = [\"a cat\", \"a dog\", \"coffee\"]\n");
     let all = rows(&sections);
     for (points, in_flight) in [(1, 1), (3, 8)] {
         let mut job = with_photos(job(&detector(), &sections));
@@ -61,11 +62,18 @@ fn synonyms_are_written_as_their_label() {
 
 #[test]
 fn negatives_only_absorb() {
-    let plain = rows(&format!("{TEXT}[labels]\nnames = [\"a cat\", \"coffee\"]\n"));
+    let plain = rows(&format!(
+        "{TEXT}[labels]\nnames = [\"a cat\", \"coffee\"]\n"
+    ));
     let absorbed = rows(&format!(
         "{TEXT}[labels]\nnames = [\"a cat\"]\nnegatives = [\"coffee\"]\n"
     ));
-    assert!(plain.masks.iter().any(|mask| mask.label.as_deref() == Some("coffee")));
+    assert!(
+        plain
+            .masks
+            .iter()
+            .any(|mask| mask.label.as_deref() == Some("coffee"))
+    );
     let cats: Vec<_> = plain
         .masks
         .iter()
@@ -102,14 +110,26 @@ fn each_image_may_bring_its_own_labels() {
     let lists = rows("labels_column = \"tags\"", "labels_from = \"labels\"");
     assert_eq!(captions.masks, lists.masks);
     let labels = |key: &str| {
-        let mut labels: Vec<_> = captions.masks(key).iter().filter_map(|m| m.label.clone()).collect();
+        let mut labels: Vec<_> = captions
+            .masks(key)
+            .iter()
+            .filter_map(|m| m.label.clone())
+            .collect();
         labels.sort();
         labels.dedup();
         labels
     };
-    assert!(labels("cat.png").iter().all(|label| ["a cat", "a dog"].contains(&label.as_str())));
+    assert!(
+        labels("cat.png")
+            .iter()
+            .all(|label| ["a cat", "a dog"].contains(&label.as_str()))
+    );
     assert_eq!(labels("coffee.png"), ["coffee"]);
-    assert_eq!(labels("dogs.png"), [""; 0], "it has no labels, and is no reject");
+    assert_eq!(
+        labels("dogs.png"),
+        [""; 0],
+        "it has no labels, and is no reject"
+    );
     assert_eq!(captions.image("dogs.png").reason, None);
 }
 
@@ -143,9 +163,15 @@ fn automatic_masks_get_labels() {
     ] {
         assert_eq!(rows(settings), found, "{settings:?}");
     }
-    let none = rows(&["labeller.min_similarity=0.99", "labeller.other_label=unknown"]);
+    let none = rows(&[
+        "labeller.min_similarity=0.99",
+        "labeller.other_label=unknown",
+    ]);
     for mask in &none.masks {
-        assert_eq!((mask.label.as_deref(), mask.label_score), (Some("unknown"), None));
+        assert_eq!(
+            (mask.label.as_deref(), mask.label_score),
+            (Some("unknown"), None)
+        );
     }
     let removed = rows(&["labeller.crop_background=remove"]);
     assert_ne!(removed.masks, found.masks, "other crops, other scores");

@@ -68,7 +68,10 @@ impl WholePath {
                 "[prompts]\nmode = \"text\"\nscore_thresh = {}\nlabel_nms_thresh = {}\nrefine = {refine}\n\
                  [labels]\nnames = {labels}\n\
                  [masks]\npred_iou_thresh = {:?}\nstability_score_thresh = {:?}\n",
-                self.score_threshold, self.nms_iou, self.pred_iou_threshold, self.stability_threshold
+                self.score_threshold,
+                self.nms_iou,
+                self.pred_iou_threshold,
+                self.stability_threshold
             ),
         );
         for photo in &self.photos {
@@ -101,8 +104,15 @@ fn check(refine: bool) {
     let expected = WholePath::read();
     let rows = expected.rows(refine);
     for photo in &expected.photos {
-        assert!(photo.near_thresholds.is_empty(), "rounding may decide: choose other thresholds");
-        let masks = if refine { &photo.masks_refined } else { &photo.masks };
+        assert!(
+            photo.near_thresholds.is_empty(),
+            "rounding may decide: choose other thresholds"
+        );
+        let masks = if refine {
+            &photo.masks_refined
+        } else {
+            &photo.masks
+        };
         let kept: Vec<(&Detection, &Mask)> = photo
             .detections
             .iter()

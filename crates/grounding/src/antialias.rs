@@ -26,10 +26,10 @@ pub(crate) fn shrink_square(image: &RgbImage, side: usize) -> Vec<f32> {
     let mut held = vec![0.0_f32; slots * side * 3];
     let mut next = 0;
     for (window, out) in rows.iter().zip(values.chunks_exact_mut(side * 3)) {
-        for y in next..window.start + window.weights.len() {
-            let slot = &mut held[y % slots * side * 3..][..side * 3];
-            shrink_row(image.row(y as u32), &columns, slot);
-            next = y + 1;
+        while next < window.start + window.weights.len() {
+            let slot = &mut held[next % slots * side * 3..][..side * 3];
+            shrink_row(image.row(next as u32), &columns, slot);
+            next += 1;
         }
         for (y, &weight) in (window.start..).zip(&window.weights) {
             let row = &held[y % slots * side * 3..][..side * 3];
@@ -115,7 +115,11 @@ impl Taps {
 fn reflected(index: isize, length: usize) -> usize {
     let last = length as isize - 1;
     let index = index.abs();
-    (if index > last { 2 * last - index } else { index }) as usize
+    (if index > last {
+        2 * last - index
+    } else {
+        index
+    }) as usize
 }
 
 /// The kernel of `gaussian_blur` (torchvision) for a reduction from `input` to `output`; one tap of 1 where it is

@@ -6,7 +6,9 @@ use std::path::Path;
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
-use maskmill_weights::{Checkpoint, CheckpointError, ModelKind, Shapes, Weights, row_product, to_host};
+use maskmill_weights::{
+    Checkpoint, CheckpointError, ModelKind, Shapes, Weights, row_product, to_host,
+};
 
 use crate::config::ModelConfig;
 use crate::files::{LoadError, tokenizer_place, weights_file};
@@ -17,7 +19,7 @@ use crate::towers::{ImageSizes, ImageTower, Layout, TextSizes, TextTower, TowerS
 use crate::transformer::TransformerSizes;
 
 /// The model, for errors.
-const MODEL: &str = "CLIP";
+const MODEL: &str = "a CLIP";
 
 /// Sizes of a CLIP, read from its checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -83,14 +83,16 @@ impl ModelConfig {
             let heads = Heads::Count(heads.unwrap_or(default_heads) as usize);
             let activation = match &tower["hidden_act"] {
                 Value::Null => Activation::QuickGelu,
-                other => Activation::named(other.as_str().unwrap_or_default()).ok_or_else(|| {
-                    ConfigFileError::Unsupported {
-                        path: path.clone(),
-                        key: "hidden_act",
-                        value: other.to_string(),
-                        supported: "\"quick_gelu\" or \"gelu\"",
-                    }
-                })?,
+                other => {
+                    Activation::named(other.as_str().unwrap_or_default()).ok_or_else(|| {
+                        ConfigFileError::Unsupported {
+                            path: path.clone(),
+                            key: "hidden_act",
+                            value: other.to_string(),
+                            supported: "\"quick_gelu\" or \"gelu\"",
+                        }
+                    })?
+                }
             };
             Ok((heads, activation))
         };

@@ -190,8 +190,15 @@ mod tests {
     #[test]
     fn without_resizing_the_crop_is_the_image() {
         let (height, width) = (40, 60);
-        let mask = mask(height, width, |y, x| (10..18).contains(&y) && (30..38).contains(&x));
-        let crop = crop_mask(&image(height, width), &mask, &options(0.0, CropBackground::Keep), 8);
+        let mask = mask(height, width, |y, x| {
+            (10..18).contains(&y) && (30..38).contains(&x)
+        });
+        let crop = crop_mask(
+            &image(height, width),
+            &mask,
+            &options(0.0, CropBackground::Keep),
+            8,
+        );
         assert_eq!(crop.pixels().data()[..6], [30, 10, 200, 31, 10, 200]);
         assert_eq!(crop.pixels().row(7)[21..], [37, 17, 200]);
     }
@@ -199,8 +206,17 @@ mod tests {
     #[test]
     fn beyond_the_image_there_is_grey() {
         let mask = mask(40, 60, |y, x| y < 4 && x < 8);
-        let crop = crop_mask(&image(40, 60), &mask, &options(0.0, CropBackground::Keep), 8);
-        assert_eq!(crop.pixels().data()[..3], NOTHING, "two rows above the image");
+        let crop = crop_mask(
+            &image(40, 60),
+            &mask,
+            &options(0.0, CropBackground::Keep),
+            8,
+        );
+        assert_eq!(
+            crop.pixels().data()[..3],
+            NOTHING,
+            "two rows above the image"
+        );
         assert_eq!(crop.pixels().row(2)[..3], [0, 0, 200]);
     }
 

@@ -326,7 +326,10 @@ mod tests {
     #[test]
     fn a_label_below_its_own_threshold_leaves_the_box_to_the_next() {
         let v = vocabulary(
-            &[("car", &["car"], Some(0.2)), ("vehicle", &["vehicle"], Some(0.5))],
+            &[
+                ("car", &["car"], Some(0.2)),
+                ("vehicle", &["vehicle"], Some(0.5)),
+            ],
             &[],
         );
         let scores: [&[f32]; 3] = [&[0.35, 0.4], &[0.35, 0.6], &[0.1, 0.4]];
@@ -363,7 +366,10 @@ mod tests {
         let scores: [&[f32]; 3] = [&[0.3, 0.2], &[0.4, 0.2], &[0.2, 0.35]];
         let options = DetectionOptions::default();
         let boxes = candidates(&same);
-        assert_eq!(found(&boxes, &v, &scores, &options).unwrap(), [(1, 0), (2, 1)]);
+        assert_eq!(
+            found(&boxes, &v, &scores, &options).unwrap(),
+            [(1, 0), (2, 1)]
+        );
         let across = DetectionOptions {
             cross_label_nms_thresh: Some(0.5),
             ..options.clone()

@@ -87,7 +87,8 @@ pub fn files_of_model(weights: &Path, tokenizer: Option<&Path>) -> Vec<PathBuf> 
     } else {
         files.extend(["vocab.json", "merges.txt"].map(|name| folder.join(name)));
     }
-    files.extend(["tokenizer_config.json", "special_tokens_map.json"].map(|name| folder.join(name)));
+    files
+        .extend(["tokenizer_config.json", "special_tokens_map.json"].map(|name| folder.join(name)));
     files.retain(|file| file.is_file());
     files
 }

@@ -184,7 +184,11 @@ mod tests {
             label: "other".to_owned(),
             score: None,
         };
-        assert_eq!(decided(&[0.2, 0.3, 0.1], 0.4, &any), other, "a negative is better");
+        assert_eq!(
+            decided(&[0.2, 0.3, 0.1], 0.4, &any),
+            other,
+            "a negative is better"
+        );
         let sure = LabellerOptions {
             min_probability: 0.6,
             ..any.clone()

@@ -23,7 +23,7 @@ use crate::towers::{ImageSizes, ImageTower, Layout, TextSizes, TextTower, TowerS
 use crate::transformer::EPSILON;
 
 /// The models, for errors.
-const MODEL: &str = "OWL-ViT or OWLv2";
+const MODEL: &str = "an OWL-ViT or OWLv2";
 /// Kept away from 0 where embeddings are divided by their length (`ClassPredictionHead`).
 const TINY: f32 = 1e-6;
 /// Queries scored at once: it bounds the matrix of scores, 7 MB for OWLv2's 3600 boxes.
@@ -80,7 +80,11 @@ impl Parts {
         let is_v2 = match ModelKind::of(checkpoint) {
             ModelKind::OwlVit => false,
             ModelKind::Owlv2 | ModelKind::Unknown => true,
-            _ => return Err(checkpoint.other_model(MODEL, "class_head.dense0.weight").into()),
+            _ => {
+                return Err(checkpoint
+                    .other_model(MODEL, "class_head.dense0.weight")
+                    .into());
+            }
         };
         let layout = match is_v2 {
             true => Layout::OWLV2,
@@ -88,7 +92,10 @@ impl Parts {
         };
         let mut shapes = Shapes::new(checkpoint);
         let found = TowerShapes::of(&mut shapes, &layout);
-        shapes.finish(MODEL, " (Owlv2ForObjectDetection or OwlViTForObjectDetection)")?;
+        shapes.finish(
+            MODEL,
+            " (Owlv2ForObjectDetection or OwlViTForObjectDetection)",
+        )?;
         let config = ModelConfig::hugging_face(checkpoint.path())?;
         let (text, image) = towers(checkpoint, &found, &config, MODEL)?;
         let objectness = checkpoint.shape("objectness_head.dense0.weight");
@@ -352,7 +359,11 @@ impl Owl {
             } else {
                 let both = to_host(Tensor::cat(vec![image.boxes.clone(), logits], 1));
                 let rows = both.chunks_exact(located + count);
-                let logits: Vec<f32> = rows.clone().flat_map(|row| &row[located..]).copied().collect();
+                let logits: Vec<f32> = rows
+                    .clone()
+                    .flat_map(|row| &row[located..])
+                    .copied()
+                    .collect();
                 let rows: Vec<f32> = rows.flat_map(|row| &row[..located]).copied().collect();
                 boxes = Some(candidate_boxes(&rows, located, image.extent));
                 sink(first, &logits);
@@ -446,7 +457,10 @@ fn fitting_patch(boxes: &[[f32; 4]], embeds: &Embeddings) -> usize {
     let corners: Vec<[f32; 4]> = boxes.iter().map(|&cxcywh| corners(cxcywh)).collect();
     let mut ious: Vec<f32> = corners.iter().map(|&b| iou_with_unit(b)).collect();
     if ious.iter().all(|iou| *iou == 0.0) {
-        ious = corners.iter().map(|&b| generalised_iou_with_unit(b)).collect();
+        ious = corners
+            .iter()
+            .map(|&b| generalised_iou_with_unit(b))
+            .collect();
     }
     let best = ious.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let threshold = best * 0.8;

@@ -146,9 +146,7 @@ impl TextEncoder<'_> {
         order.sort_by_key(|&index| tokens[index].ids.len());
         let mut values = Vec::new();
         let mut dim = 0;
-        for same_length in
-            order.chunk_by(|&a, &b| tokens[a].ids.len() == tokens[b].ids.len())
-        {
+        for same_length in order.chunk_by(|&a, &b| tokens[a].ids.len() == tokens[b].ids.len()) {
             for batch in same_length.chunks(TEXTS_PER_BATCH) {
                 let batch_tokens: Vec<&Tokens> = batch.iter().map(|&i| &tokens[i]).collect();
                 let embedded = self.tower.forward(&batch_tokens, self.tokenizer.end());

@@ -43,10 +43,7 @@ macro_rules! hugging_face {
             text_projection: concat!($prefix, "text_projection.weight"),
             class_embedding: concat!($prefix, "vision_model.embeddings.class_embedding"),
             patch_embedding: concat!($prefix, "vision_model.embeddings.patch_embedding"),
-            image_positions: concat!(
-                $prefix,
-                "vision_model.embeddings.position_embedding.weight"
-            ),
+            image_positions: concat!($prefix, "vision_model.embeddings.position_embedding.weight"),
             image_layers: concat!($prefix, "vision_model.encoder.layers"),
             image_pre_norm: concat!($prefix, "vision_model.", $pre_norm),
             image_post_norm: concat!($prefix, "vision_model.post_layernorm"),
@@ -231,12 +228,7 @@ impl TextTower {
         Self {
             token_embedding: w.param(layout.token_embedding, [sizes.vocabulary, width]),
             positions: w.param(layout.text_positions, [sizes.context, width]),
-            transformer: Transformer::load(
-                w,
-                layout.names,
-                layout.text_layers,
-                sizes.transformer,
-            ),
+            transformer: Transformer::load(w, layout.names, layout.text_layers, sizes.transformer),
             final_norm: w.layer_norm(layout.text_norm, width, EPSILON),
             projection: layout.projection(w, layout.text_projection, width, sizes.embed_dim),
         }
@@ -304,12 +296,7 @@ impl ImageTower {
             ),
             positions: w.param(layout.image_positions, [positions, width]),
             pre_norm: w.layer_norm(layout.image_pre_norm, width, EPSILON),
-            transformer: Transformer::load(
-                w,
-                layout.names,
-                layout.image_layers,
-                sizes.transformer,
-            ),
+            transformer: Transformer::load(w, layout.names, layout.image_layers, sizes.transformer),
             post_norm: w.layer_norm(layout.image_post_norm, width, EPSILON),
         }
     }

@@ -61,7 +61,9 @@ pub enum VocabularyError {
         name: String,
     },
     /// A phrase belongs to two labels, so what it finds cannot be told apart.
-    #[error("the phrase {phrase:?} is given for {first} and for {second}; remove it from one of them")]
+    #[error(
+        "the phrase {phrase:?} is given for {first} and for {second}; remove it from one of them"
+    )]
     DuplicatePhrase {
         /// The phrase.
         phrase: String,
@@ -318,8 +320,14 @@ mod tests {
 
     #[test]
     fn the_order_of_writing_does_not_matter() {
-        let one = vec![label("dog", &["dog"]), label("car", &["car", "auto  mobile"])];
-        let other = vec![label("car", &[" auto mobile", "car"]), label("dog", &["dog"])];
+        let one = vec![
+            label("dog", &["dog"]),
+            label("car", &["car", "auto  mobile"]),
+        ];
+        let other = vec![
+            label("car", &[" auto mobile", "car"]),
+            label("dog", &["dog"]),
+        ];
         let sky = ["sky".to_owned(), "grass".to_owned()];
         let grass = ["grass".to_owned(), "sky".to_owned()];
         let vocabulary = Vocabulary::new(one, &sky, &[]).unwrap();
@@ -345,7 +353,10 @@ mod tests {
         let empty = refused(vec![label("a", &["a"]), label(" ", &["b"])], &[], &[]);
         assert_eq!(empty, "label 2 is empty: give it at least one word");
         let empty = refused(vec![label("a", &["a", "\t"])], &[], &[]);
-        assert!(empty.starts_with("a phrase of the label \"a\" is empty"), "{empty}");
+        assert!(
+            empty.starts_with("a phrase of the label \"a\" is empty"),
+            "{empty}"
+        );
         let twice = refused(vec![label("a", &["a"]), label("a ", &["b"])], &[], &[]);
         assert!(twice.contains("label \"a\" is given twice"), "{twice}");
         let shared = refused(vec![label("a", &["x"]), label("b", &["x"])], &[], &[]);
@@ -366,7 +377,11 @@ mod tests {
         let labels = ["logo", "cat", "logo"].map(str::to_owned);
         let vocabulary = Vocabulary::of_examples(&labels).unwrap();
         assert_eq!(vocabulary.names().collect::<Vec<_>>(), ["cat", "logo"]);
-        let owners: Vec<Owner> = vocabulary.phrases().iter().map(|(_, owner)| *owner).collect();
+        let owners: Vec<Owner> = vocabulary
+            .phrases()
+            .iter()
+            .map(|(_, owner)| *owner)
+            .collect();
         assert_eq!(owners, [1, 0, 1].map(Owner::Label));
         assert_eq!(Vocabulary::of_examples(&[]), Err(VocabularyError::NoLabels));
     }

@@ -87,7 +87,7 @@ fn a_clip_is_no_detector() {
         ("openclip-small", "it is a CLIP checkpoint (open_clip)"),
     ] {
         let error = owl_error(&fixture(model));
-        let not = "not a OWL-ViT or OWLv2 checkpoint";
+        let not = "not an OWL-ViT or OWLv2 checkpoint";
         let belongs = "which belongs in model.labeller";
         assert_says(&error, &[not, is, belongs, "class_head.dense0.weight"]);
     }
@@ -129,12 +129,18 @@ fn a_folder_without_weights_is_told_with_the_names_looked_for() {
     for error in [clip_error(folder.path()), owl_error(folder.path())] {
         assert!(matches!(error, LoadError::NoWeights { .. }));
         let names = "model.safetensors, open_clip_model.safetensors, pytorch_model.bin";
-        assert_says(&error, &["no weights in", &path, names, "name the file itself"]);
+        assert_says(
+            &error,
+            &["no weights in", &path, names, "name the file itself"],
+        );
     }
     // By its own name it is loaded.
     Owl::load(&folder.path().join("weights.safetensors"), None, &device()).unwrap();
     let missing = folder.path().join("missing.safetensors");
-    assert_says(&owl_error(&missing), &["missing.safetensors", "cannot be read"]);
+    assert_says(
+        &owl_error(&missing),
+        &["missing.safetensors", "cannot be read"],
+    );
 }
 
 /// Any cut of either format is told, wherever it falls.
@@ -152,7 +158,10 @@ fn a_truncated_file_is_corrupt() {
             std::fs::write(&path, &bytes[..length]).unwrap();
             let error = clip_error(folder.path());
             assert!(
-                matches!(error, LoadError::Checkpoint(CheckpointError::Corrupt { .. })),
+                matches!(
+                    error,
+                    LoadError::Checkpoint(CheckpointError::Corrupt { .. })
+                ),
                 "{file}, {length} bytes: {error}"
             );
             assert_says(&error, &[file, "truncated", "fetch it again"]);
@@ -176,7 +185,10 @@ fn missing_and_superfluous_tensors_are_named() {
         expected: vec![64, 64],
     };
     let error = owl_error(folder.path());
-    assert_says(&error, &["1 tensor(s) do not fit", "OWLv2, image 2 blocks", key]);
+    assert_says(
+        &error,
+        &["1 tensor(s) do not fit", "OWLv2, image 2 blocks", key],
+    );
     assert_eq!(problems(error), [missing]);
 
     let key = "vision_model.encoder.layers.1.self_attn.k_proj.bias";
@@ -200,7 +212,10 @@ fn missing_and_superfluous_tensors_are_named() {
 fn a_tensor_that_tells_sizes_is_named_too() {
     let key = "text_model.embeddings.position_embedding.weight";
     let folder = changed("clip-small", |name, _| name != key);
-    assert_says(&clip_error(folder.path()), &[key, "CLIPModel of transformers"]);
+    assert_says(
+        &clip_error(folder.path()),
+        &[key, "CLIPModel of transformers"],
+    );
 }
 
 fn set(folder: &TempDir, file: &str, change: impl Fn(&mut Value)) {
@@ -227,7 +242,10 @@ fn an_unknown_activation_is_told_with_those_known() {
 #[test]
 fn heads_that_do_not_divide_are_told() {
     let folder = copy_of(&fixture("clip-small"));
-    let cases = [("text_config", 7, "text", 48), ("vision_config", 0, "vision", 64)];
+    let cases = [
+        ("text_config", 7, "text", 48),
+        ("vision_config", 0, "vision", 64),
+    ];
     for (section, heads, tower, width) in cases {
         let original = std::fs::read(fixture("clip-small").join("config.json")).unwrap();
         std::fs::write(folder.path().join("config.json"), original).unwrap();
@@ -244,7 +262,10 @@ fn heads_that_do_not_divide_are_told() {
         config["model_cfg"]["text_cfg"]["heads"] = 5.into();
     });
     let stated = "5 attention heads do not divide the text tower's 48";
-    assert_says(&clip_error(folder.path()), &["open_clip_config.json", stated]);
+    assert_says(
+        &clip_error(folder.path()),
+        &["open_clip_config.json", stated],
+    );
 }
 
 #[test]
@@ -281,7 +302,14 @@ fn weights_that_are_no_numbers_are_told_when_they_are_used() {
         let (embeddings, _) = vocabulary().embed(owl.text_encoder());
         let queries = owl.queries(&embeddings);
         let options = DetectionOptions::default();
-        let found = detect(&owl, &image, photo.size(), &queries, &vocabulary(), &options);
+        let found = detect(
+            &owl,
+            &image,
+            photo.size(),
+            &queries,
+            &vocabulary(),
+            &options,
+        );
         assert_eq!(found, Err(NotFinite), "{key}");
     }
     assert!(NotFinite.to_string().contains("is its checkpoint damaged?"));

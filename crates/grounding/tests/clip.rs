@@ -96,7 +96,11 @@ fn pixels_at_the_published_size() {
     for case in inputs.cases() {
         let input = ClipInput::new(&case.image, inputs.image_size);
         let (_, expected) = tensors.bytes(&format!("{}/pixels_u8", case.name));
-        assert!(inputs.kept(input.pixels().data()) == expected, "{}", case.name);
+        assert!(
+            inputs.kept(input.pixels().data()) == expected,
+            "{}",
+            case.name
+        );
     }
 }
 
@@ -110,7 +114,11 @@ fn images_of_any_shape_are_prepared() {
         let image = RgbImage::new(ImageSize::new(height, width), data).unwrap();
         let input = ClipInput::new(&image, 32);
         assert_eq!(input.pixels().size(), ImageSize::new(32, 32));
-        assert!(channels_first(input.pixels().data()).iter().all(|&v| v == 90));
+        assert!(
+            channels_first(input.pixels().data())
+                .iter()
+                .all(|&v| v == 90)
+        );
     }
 }
 
@@ -129,12 +137,22 @@ fn a_batch_of_images_is_as_one_by_one() {
         let side = clip.architecture().image.image_size;
         let inputs = photos().map(|photo| ClipInput::new(&photo, side));
         let [cat, coffee, dogs] = &inputs;
-        let alone: Vec<Embeddings> =
-            inputs.iter().map(|input| clip.embed_images(&[input])).collect();
+        let alone: Vec<Embeddings> = inputs
+            .iter()
+            .map(|input| clip.embed_images(&[input]))
+            .collect();
         let batches: [&[(&ClipInput, usize)]; 3] = [
             &[(cat, 0), (coffee, 1), (dogs, 2)],
             &[(dogs, 2), (cat, 0)],
-            &[(cat, 0), (cat, 0), (dogs, 2), (coffee, 1), (dogs, 2), (cat, 0), (coffee, 1)],
+            &[
+                (cat, 0),
+                (cat, 0),
+                (dogs, 2),
+                (coffee, 1),
+                (dogs, 2),
+                (cat, 0),
+                (coffee, 1),
+            ],
         ];
         for batch in batches {
             let images: Vec<&ClipInput> = batch.iter().map(|(input, _)| *input).collect();

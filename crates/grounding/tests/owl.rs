@@ -26,7 +26,7 @@ fn sizes(transformer: &TransformerSizes) -> [usize; 4] {
 
 #[test]
 fn owlv2() {
-    let owl = check_owl(&fixtures(), "owlv2-small");
+    let owl = check_owl(&fixtures(), "owlv2-small", 10);
     let architecture = owl.architecture();
     assert_eq!(architecture.boxes(), 100);
     assert!(architecture.has_objectness);
@@ -37,7 +37,7 @@ fn owlv2() {
 
 #[test]
 fn owl_vit() {
-    let owl = check_owl(&fixtures(), "owlvit-small");
+    let owl = check_owl(&fixtures(), "owlvit-small", 8);
     let architecture = owl.architecture();
     assert_eq!(architecture.boxes(), 100);
     assert!(!architecture.has_objectness);
@@ -134,11 +134,22 @@ fn detections_of_the_whole_path() {
     let mut suppressed = 0;
     for expected in &path.photos {
         let close = |near: &Near| ["label_score", "box_iou"].contains(&near.decision.as_str());
-        assert!(!expected.near_thresholds.iter().any(close), "no decision is to be excused");
+        assert!(
+            !expected.near_thresholds.iter().any(close),
+            "no decision is to be excused"
+        );
         let image = expected.photo.read();
         let embedded = owl.embed(&owl.input(&image));
         let found = |options| {
-            detect(&owl, &embedded, image.size(), &queries, &vocabulary, options).unwrap()
+            detect(
+                &owl,
+                &embedded,
+                image.size(),
+                &queries,
+                &vocabulary,
+                options,
+            )
+            .unwrap()
         };
         assert_eq!(found(&with_duplicates).len(), expected.detected);
         let found = found(&options);

@@ -72,7 +72,11 @@ fn check(
             different.push((&case.text, tokens.ids, ids));
         }
     }
-    assert!(different.is_empty(), "{} differ: {different:?}", different.len());
+    assert!(
+        different.is_empty(),
+        "{} differ: {different:?}",
+        different.len()
+    );
     compared
 }
 
@@ -95,11 +99,15 @@ fn ids_by_both_ways_of_loading() {
         let tokenizer = load(folder.path());
         assert_eq!(tokenizer.size(), 1314);
         assert_eq!(tokenizer.path(), folder.path().join(names[0]));
-        check(&tokenizer, 77, |case| Some((&case.small_ids, case.small_count)));
+        check(&tokenizer, 77, |case| {
+            Some((&case.small_ids, case.small_count))
+        });
     }
     // A tokenizer.json may be named itself.
     let tokenizer = load(&from.join("tokenizer.json"));
-    check(&tokenizer, 77, |case| Some((&case.small_ids, case.small_count)));
+    check(&tokenizer, 77, |case| {
+        Some((&case.small_ids, case.small_count))
+    });
 }
 
 /// OWL's checkpoints name `!` as their padding: it becomes a special token, in texts too.
@@ -109,7 +117,10 @@ fn owl_s_sixteen_ids_with_its_own_padding() {
     let expected = expected();
     let settings = [
         ("tokenizer_config.json", r#"{"pad_token": "!"}"#),
-        ("tokenizer_config.json", r#"{"pad_token": {"content": "!", "lstrip": false}}"#),
+        (
+            "tokenizer_config.json",
+            r#"{"pad_token": {"content": "!", "lstrip": false}}"#,
+        ),
         ("special_tokens_map.json", r#"{"pad_token": "!"}"#),
     ];
     for (name, text) in settings {
@@ -149,7 +160,9 @@ fn what_was_cut_is_the_rest_of_the_text() {
         assert_eq!(tokens.ids[..context - 1], whole[..context - 1]);
         assert_eq!(tokens.ids[context - 1], tokenizer.end());
         let cut = tokens.cut.expect("it is longer");
-        let seen = text.strip_suffix(cut.as_str()).expect("the end of the text");
+        let seen = text
+            .strip_suffix(cut.as_str())
+            .expect("the end of the text");
         // Byte pairs of a word that was cut apart have no end of a word: only whole words are compared.
         let at_a_word = cut.starts_with(|c: char| !c.is_ascii_alphanumeric());
         if at_a_word || seen.ends_with(' ') || seen.is_empty() {
@@ -222,7 +235,10 @@ fn a_broken_tokenizer_is_told_with_its_path() {
     let pairs = with_files(&fixture("small-tokenizer"), &["vocab.json", "merges.txt"]);
     std::fs::write(pairs.path().join("vocab.json"), "[1, 2").unwrap();
     let message = refused(pairs.path());
-    assert!(message.contains("vocab.json: not a CLIP tokenizer: not JSON"), "{message}");
+    assert!(
+        message.contains("vocab.json: not a CLIP tokenizer: not JSON"),
+        "{message}"
+    );
 }
 
 /// Merges of another vocabulary.

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use maskmill_formats::decode::{Decoded, decode};
 use maskmill_job::{Item, ItemKind, Job, JobRecord, Plan, ShardId, cut};
-use maskmill_weights::Checkpoint;
 use maskmill_storage::{CommitStore, OutputStore, SourceStore, StorageError, claim};
+use maskmill_weights::Checkpoint;
 use tokio::runtime::Runtime;
 
 use crate::describe::describe;
 use crate::known_prompts::KnownPrompts;
 use crate::models::Models;
-use crate::prompt_files::PromptFiles;
 use crate::planning::{Changes, Planner, PlanningError, read_plan};
+use crate::prompt_files::PromptFiles;
 use crate::reader::{carried, decode_limits, expect};
 use crate::run::{RunError, commit_store, new_runtime, sha256_of};
 use crate::source::{open_source, store_options};

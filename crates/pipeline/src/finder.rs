@@ -177,7 +177,10 @@ mod tests {
             labels: Some(vec!["dog".to_owned(), "  ".to_owned(), "cat ".to_owned()]),
             ..Carried::default()
         };
-        assert_eq!(labels_of_image(&LabelsFrom::Labels, &carried, &[]), ["cat", "dog"]);
+        assert_eq!(
+            labels_of_image(&LabelsFrom::Labels, &carried, &[]),
+            ["cat", "dog"]
+        );
         let none = labels_of_image(&LabelsFrom::Labels, &Carried::default(), &[]);
         assert_eq!(none, [""; 0]);
     }

@@ -12,11 +12,7 @@ pub(crate) struct Given {
 
 impl Given {
     /// A box, `[x0, y0, x1, y1]` in pixels of the image.
-    pub(crate) fn of_box(
-        box_xyxy_px: [f64; 4],
-        label: Option<String>,
-        score: Option<f32>,
-    ) -> Self {
+    pub(crate) fn of_box(box_xyxy_px: [f64; 4], label: Option<String>, score: Option<f32>) -> Self {
         Self {
             prompt: Prompt {
                 box_xyxy_px: Some(box_xyxy_px),

@@ -17,15 +17,9 @@ pub(crate) enum KnownPrompts {
     /// There are none: the prompts are a grid, or a detector finds them.
     None,
     /// Boxes, and the least score of those that are used.
-    Boxes {
-        from: Boxes,
-        min_score: f32,
-    },
+    Boxes { from: Boxes, min_score: f32 },
     /// Points.
-    Points {
-        from: Points,
-        groups: PointGroups,
-    },
+    Points { from: Points, groups: PointGroups },
 }
 
 #[derive(Debug)]

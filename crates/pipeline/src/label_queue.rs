@@ -170,7 +170,11 @@ mod tests {
                 turns += 1;
             }
             assert_eq!(turns, 6_usize.div_ceil(batch));
-            let expected = [(0, vec!["1", "2", "3"]), (1, vec!["4"]), (2, vec!["5", "6"])];
+            let expected = [
+                (0, vec!["1", "2", "3"]),
+                (1, vec!["4"]),
+                (2, vec!["5", "6"]),
+            ];
             let expected = expected.map(|(index, labels)| {
                 let labels: Vec<String> = labels.into_iter().map(str::to_owned).collect();
                 (index, labels)

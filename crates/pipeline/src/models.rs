@@ -6,11 +6,11 @@ use std::sync::Mutex;
 
 use maskmill_formats::decode::{DecodeLimits, decode};
 use maskmill_grounding::{
-    Clip, CropBackground, CropOptions, DetectionOptions, Embeddings, LabellerOptions, LoadError,
-    Labeller, Overlong, Owl, Vocabulary, VocabularyError,
+    Clip, CropBackground, CropOptions, DetectionOptions, Embeddings, Labeller, LabellerOptions,
+    LoadError, Overlong, Owl, Vocabulary, VocabularyError,
 };
 use maskmill_job::{
-    self as job, DetectionSettings, Example, LabelsFrom, LabellerSettings, Pipeline, Prompts,
+    self as job, DetectionSettings, Example, LabellerSettings, LabelsFrom, Pipeline, Prompts,
 };
 use maskmill_masks::{BoxPx, ImageSize};
 use maskmill_sam::{AutomaticOptions, DeviceError, DeviceName, PromptedOptions, Sam};
@@ -66,7 +66,7 @@ pub(crate) enum Asked {
     /// Prompts: those a detector finds, or else those that are known.
     Prompts {
         options: PromptedOptions,
-        finder: Option<Finder>,
+        finder: Option<Box<Finder>>,
     },
 }
 
@@ -81,7 +81,11 @@ impl Models {
         let path = |path: &Option<String>| path.as_ref().map(std::path::PathBuf::from);
         let load_detector = || {
             let weights = path(&model.detector).expect("checked with the pipeline file");
-            let owl = Owl::load(&weights, path(&model.detector_tokenizer).as_deref(), &device);
+            let owl = Owl::load(
+                &weights,
+                path(&model.detector_tokenizer).as_deref(),
+                &device,
+            );
             let owl = owl.map_err(|source| ModelsError::Grounding {
                 setting: "model.detector",
                 source,
@@ -108,27 +112,31 @@ impl Models {
                     },
                 };
                 let options = detection_options(&prompts.detection);
-                Some(Finder {
+                Some(Box::new(Finder {
                     owl,
                     options,
                     wanted,
-                })
+                }))
             }
             Prompts::Examples(prompts) => {
                 let owl = load_detector()?;
                 let wanted = encode_examples(&owl, &prompts.examples, pipeline)?;
                 let options = detection_options(&prompts.detection);
-                Some(Finder {
+                Some(Box::new(Finder {
                     owl,
                     options,
                     wanted,
-                })
+                }))
             }
             Prompts::Automatic(_) | Prompts::Boxes(_) | Prompts::Points(_) => None,
         };
         let labeller = match (path(&model.labeller), &pipeline.labeller) {
             (Some(weights), Some(settings)) => {
-                let clip = Clip::load(&weights, path(&model.labeller_tokenizer).as_deref(), &device);
+                let clip = Clip::load(
+                    &weights,
+                    path(&model.labeller_tokenizer).as_deref(),
+                    &device,
+                );
                 let clip = clip.map_err(|source| ModelsError::Grounding {
                     setting: "model.labeller",
                     source,
@@ -143,9 +151,7 @@ impl Models {
             _ => None,
         };
         let asked = match &pipeline.prompts {
-            Prompts::Automatic(prompts) => {
-                Asked::Grid(automatic_options(prompts, &pipeline.masks))
-            }
+            Prompts::Automatic(prompts) => Asked::Grid(automatic_options(prompts, &pipeline.masks)),
             Prompts::Text(job::TextPrompts { masks, .. })
             | Prompts::Examples(job::ExamplePrompts { masks, .. })
             | Prompts::Boxes(job::BoxPrompts { masks, .. })
@@ -226,7 +232,9 @@ fn read_example(
     limits: &DecodeLimits,
 ) -> Result<maskmill_pixels::RgbImage, String> {
     let bytes = fs::read(&example.image).map_err(|error| format!("cannot be read: {error}"))?;
-    let image = decode(&bytes, limits).map_err(|error| describe(&error))?.image;
+    let image = decode(&bytes, limits)
+        .map_err(|error| describe(&error))?
+        .image;
     match example.box_xyxy_px {
         None => Ok(image),
         Some(corners) => Ok(image.crop(box_within(corners, image.size())?)),
@@ -257,7 +265,10 @@ mod tests {
     fn a_box_of_an_example_is_cut_at_the_image() {
         let size = ImageSize::new(60, 80);
         let inside = box_within([10.5, 20.0, 90.0, 40.2], size).unwrap();
-        assert_eq!((inside.x0, inside.y0, inside.x1, inside.y1), (10, 20, 80, 41));
+        assert_eq!(
+            (inside.x0, inside.y0, inside.x1, inside.y1),
+            (10, 20, 80, 41)
+        );
         let error = box_within([80.0, 0.0, 90.0, 10.0], size).unwrap_err();
         assert!(error.contains("not on the image of 60x80"), "{error}");
     }

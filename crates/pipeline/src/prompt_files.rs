@@ -186,7 +186,9 @@ impl Reader<'_> {
                     name: path,
                     bytes: &boxes,
                 };
-                let dataset = dataset.as_ref().map(|(name, bytes)| CocoFile { name, bytes });
+                let dataset = dataset
+                    .as_ref()
+                    .map(|(name, bytes)| CocoFile { name, bytes });
                 Ok(Boxes::Coco(CocoDetections::read(file, dataset)?))
             }
             BoxesFrom::Yolo {

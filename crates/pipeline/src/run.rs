@@ -29,8 +29,8 @@ use crate::flow::Flow;
 use crate::meter::{Snapshot, Stage};
 use crate::models::{Models, ModelsError};
 use crate::plan_items::PlanItems;
-use crate::prompt_files::{PromptFiles, PromptFilesError};
 use crate::planning::{Planner, PlanningError};
+use crate::prompt_files::{PromptFiles, PromptFilesError};
 use crate::source::{open_source, store_options};
 use crate::stages::hex;
 

@@ -157,7 +157,10 @@ pub(crate) fn ask(
             let prompts: Vec<_> = given.iter().map(|one| one.prompt.clone()).collect();
             let batch = prompts_per_batch;
             let flow = propose_prompted(&models.sam, &prompts, options, batch, image, sink);
-            Ok((given, flow.expect("prompts are checked where they come from")))
+            Ok((
+                given,
+                flow.expect("prompts are checked where they come from"),
+            ))
         }
     }
 }

@@ -10,6 +10,11 @@ use serde_json::Value;
 #[test]
 fn every_byte_is_torchvisions() {
     let expected: Value = serde_json::from_str(include_str!("torchvision_bicubic.json")).unwrap();
-    assert!(expected["torchvision"].as_str().unwrap().starts_with("0.29"));
+    assert!(
+        expected["torchvision"]
+            .as_str()
+            .unwrap()
+            .starts_with("0.29")
+    );
     support::check_cases(&expected, "torchvision", 25, resize_bicubic);
 }

@@ -12,7 +12,7 @@ use maskmill_weights::{Checkpoint, CheckpointError, Shapes};
 pub const DECODER_HEADS: usize = 8;
 
 /// The model, for errors.
-const MODEL: &str = "Segment Anything";
+const MODEL: &str = "a Segment Anything";
 
 /// Sizes of a SAM model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,10 +111,7 @@ impl Architecture {
         let iou_head_depth = shapes.count(iou_head, "weight");
         let [iou_head_dim, _] = shapes.of(&format!("{iou_head}.0.weight"));
 
-        shapes.finish(
-            MODEL,
-            " (official key names; ViT-B, L, H or another size)",
-        )?;
+        shapes.finish(MODEL, " (official key names; ViT-B, L, H or another size)")?;
         let checks = [
             (
                 channels == 3,

@@ -5,7 +5,6 @@ use burn::nn::Linear;
 use burn::tensor::{Tensor, activation};
 use maskmill_weights::Weights;
 
-
 /// Epsilon of the image encoder's norms and of `LayerNorm2d` (`build_sam.py`, `common.py`).
 pub(crate) const ENCODER_EPSILON: f64 = 1e-6;
 

@@ -32,8 +32,8 @@ mod layers;
 mod mask_decoder;
 mod model;
 mod predictor;
-mod prompted;
 mod prompt_encoder;
+mod prompted;
 mod selector;
 mod transformer;
 
@@ -48,7 +48,7 @@ pub use image_encoder::ImageEncoder;
 pub use mask_decoder::{DecodedPrompts, MaskDecoder, MaskOutput};
 pub use model::{ImageEmbedding, ModelInput, Networks, Sam};
 pub use predictor::{PointPrompt, PredictedMask, Predictor, Prompt, PromptError};
-pub use prompted::{PromptedOptions, PromptedSelector, propose_prompted};
 pub use prompt_encoder::{PointLabel, PromptEncoder, PromptPoints};
+pub use prompted::{PromptedOptions, PromptedSelector, propose_prompted};
 pub use selector::{GeneratedMask, MaskFilters, MaskSelector};
 pub use transformer::TwoWayTransformer;

@@ -198,7 +198,8 @@ impl PromptedSelector {
             .candidates
             .par_iter()
             .map(|candidate| {
-                let mut mask = measure(&self.filters, self.image, &upscaler, batch.crop, candidate)?;
+                let mut mask =
+                    measure(&self.filters, self.image, &upscaler, batch.crop, candidate)?;
                 if area > 0 {
                     remove_small_regions(&mut mask, area);
                 }
@@ -232,7 +233,12 @@ fn given(mask: &GeneratedMask) -> usize {
 fn ranks(masks: &[GeneratedMask], prompt_scores: &[f32]) -> Vec<f32> {
     let mut order: Vec<usize> = (0..masks.len()).collect();
     order.sort_by(|&a, &b| {
-        let key = |index: usize| (prompt_scores[given(&masks[index])], masks[index].predicted_iou);
+        let key = |index: usize| {
+            (
+                prompt_scores[given(&masks[index])],
+                masks[index].predicted_iou,
+            )
+        };
         let ((score_a, iou_a), (score_b, iou_b)) = (key(a), key(b));
         score_b
             .total_cmp(&score_a)

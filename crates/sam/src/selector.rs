@@ -138,9 +138,7 @@ impl MaskSelector {
         let found: Vec<Option<GeneratedMask>> = batch
             .candidates
             .par_iter()
-            .map(|candidate| {
-                measure(&self.filters, self.image, &upscaler, batch.crop, candidate)
-            })
+            .map(|candidate| measure(&self.filters, self.image, &upscaler, batch.crop, candidate))
             .collect();
         self.current.extend(found.into_iter().flatten());
     }

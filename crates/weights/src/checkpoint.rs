@@ -38,11 +38,11 @@ pub enum CheckpointError {
         detail: String,
     },
     /// The tensors are those of another model.
-    #[error("checkpoint {path}: not a {wanted} checkpoint: {detail}")]
+    #[error("checkpoint {path}: not {wanted} checkpoint: {detail}")]
     OtherModel {
         /// The file.
         path: PathBuf,
-        /// The model that was asked for: `Segment Anything`.
+        /// The model that was asked for, with its article: `a Segment Anything`.
         wanted: &'static str,
         /// What is missing, and what the file holds instead.
         detail: String,
@@ -269,10 +269,7 @@ impl Checkpoint {
     /// # Errors
     /// The element type's name where it is not a float (inner `Err`), [`CheckpointError::Corrupt`]
     /// where the data cannot be read.
-    pub fn read(
-        &self,
-        key: &str,
-    ) -> Result<Option<Result<Vec<f32>, String>>, CheckpointError> {
+    pub fn read(&self, key: &str) -> Result<Option<Result<Vec<f32>, String>>, CheckpointError> {
         let Some(entry) = self.entries.get(key) else {
             return Ok(None);
         };

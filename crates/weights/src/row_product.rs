@@ -4,11 +4,13 @@ use burn::tensor::Tensor;
 
 /// Up to this many rows and columns the CPU's product (`gemm` 0.19) cuts its sums at other places than beyond.
 const SMALL: usize = 64;
+/// Up to this many results it takes another path over a transposed view.
+const FEW_RESULTS: usize = 16 * 16;
 
 /// `x` times `weight`, each row's result bit for bit the same whatever the other rows and their number.
 ///
-/// The CPU's product sums in another order for a single row, and where rows and columns are both few. There rows
-/// of zeros are added.
+/// The CPU's product sums in another order for a single row, and where rows and columns are few. There rows of zeros
+/// are added.
 ///
 /// # Shapes
 /// - `x`: `[rows, inputs]`
@@ -17,10 +19,8 @@ const SMALL: usize = 64;
 pub fn row_product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     let [rows, inputs] = x.dims();
     let [_, outputs] = weight.dims();
-    let least = match outputs <= SMALL {
-        true => SMALL + 1,
-        false => 2,
-    };
+    let too_few = if outputs <= SMALL { SMALL } else { 1 };
+    let least = too_few.max(FEW_RESULTS / outputs) + 1;
     if rows >= least {
         return x.matmul(weight);
     }
@@ -60,7 +60,10 @@ mod tests {
                     let part = all.clone().narrow(0, start, rows);
                     let part = values(row_product(part, weight.clone()));
                     let expected = &together[start * outputs..][..rows * outputs];
-                    assert!(part == expected, "{rows} rows, {outputs} outputs, {transposed}");
+                    assert!(
+                        part == expected,
+                        "{rows} rows, {outputs} outputs, {transposed}"
+                    );
                 }
             }
         }

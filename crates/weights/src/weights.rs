@@ -80,11 +80,7 @@ impl<'a> Weights<'a> {
     }
 
     /// [`Weights::tensor`] as a module's parameter.
-    pub fn param<const D: usize>(
-        &mut self,
-        key: &str,
-        shape: [usize; D],
-    ) -> Param<Tensor<D>> {
+    pub fn param<const D: usize>(&mut self, key: &str, shape: [usize; D]) -> Param<Tensor<D>> {
         Param::from_tensor(self.tensor(key, shape))
     }
 

@@ -259,7 +259,12 @@ fn texts() {
     // Bit 6 is set in both, and modulo 3 they are 2 and 1.
     let annotated = "{\"uri\":\"a\",\"labels\":[\"a \\\"red\\\" car\",\"\\u00fc\"],\"boxes\":[[1,2,3,4]],\"scores\":[0.5],\"points\":[[1,2],[3,4,0]]}\n\
                      {\"uri\":\"b\",\"labels\":\"a dog\",\"scores\":\"[0.5]\",\"points\":[[1]]}\n{\"uri\":\"c\",\"labels\":[\"\"]}\n";
-    seed("manifest", "annotated.jsonl", 0x40 + 4, annotated.as_bytes());
+    seed(
+        "manifest",
+        "annotated.jsonl",
+        0x40 + 4,
+        annotated.as_bytes(),
+    );
     let annotated = "uri,labels,boxes,scores,points\na,\"[\"\"a\"\",\"\"b\"\"]\",\"[1,2,3,4]\",0.5,\"[[1,2]]\"\nb,a cat,,1,\n";
     seed("manifest", "annotated.csv", 0x40, annotated.as_bytes());
     seed(
@@ -283,12 +288,24 @@ fn detections() {
         ("results.json", 0, results),
         ("results-and-dataset.json", 1, &both),
         ("no-box.json", 0, r#"[{"image_id":1,"bbox":[1,2,3]}]"#),
-        ("labels.txt", 2, "0 0.5 0.5 0.25 0.5\r\n\r\n79 0.1 0.1 0.2 0.2\n"),
-        ("scores.txt", 2 | 0xC0, "0 0.5 0.5 1 1 0.75\n1 0.5 0.5 0.1 0.1\n"),
+        (
+            "labels.txt",
+            2,
+            "0 0.5 0.5 0.25 0.5\r\n\r\n79 0.1 0.1 0.2 0.2\n",
+        ),
+        (
+            "scores.txt",
+            2 | 0xC0,
+            "0 0.5 0.5 1 1 0.75\n1 0.5 0.5 0.1 0.1\n",
+        ),
         ("polygon.txt", 2, "0 0.1 0.1 0.2 0.1 0.2 0.2\n"),
         ("classes.txt", 3, "person\r\nred car\n"),
         ("list.yaml", 3, "nc: 2\nnames: ['person', \"red car\"]\n"),
-        ("map.yaml", 3, "train: [a, {b: c}]\nnames:\n  0: person\n  7: car  # red\n"),
+        (
+            "map.yaml",
+            3,
+            "train: [a, {b: c}]\nnames:\n  0: person\n  7: car  # red\n",
+        ),
     ] {
         seed("detections", name, options, text.as_bytes());
     }

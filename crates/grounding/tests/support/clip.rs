@@ -39,7 +39,12 @@ pub(crate) fn check_clip(folder: &Path, name: &str) -> Clip {
     let encoder = clip.text_encoder();
     for (text, ids) in expected.texts.iter().zip(tensors.ids("token_ids")) {
         let kept = text.count.min(expected.context);
-        assert_eq!(encoder.tokens(&text.text).ids, ids[..kept], "{:?}", text.text);
+        assert_eq!(
+            encoder.tokens(&text.text).ids,
+            ids[..kept],
+            "{:?}",
+            text.text
+        );
     }
     let texts: Vec<String> = expected.texts.iter().map(|t| t.text.clone()).collect();
     let (text, overlong) = encoder.embed(&texts);
@@ -54,9 +59,14 @@ pub(crate) fn check_clip(folder: &Path, name: &str) -> Clip {
         .map(|image| ClipInput::new(&image, expected.image_size))
         .collect();
     assert_eq!(inputs.len(), 3);
-    let pixels = inputs.iter().map(|input| channels_first(input.pixels().data()));
+    let pixels = inputs
+        .iter()
+        .map(|input| channels_first(input.pixels().data()));
     let pixels: Vec<u8> = pixels.flatten().collect();
-    assert!(pixels == tensors.bytes("pixels_u8").1, "{name}: not as torchvision resizes");
+    assert!(
+        pixels == tensors.bytes("pixels_u8").1,
+        "{name}: not as torchvision resizes"
+    );
     let image = clip.embed_images(&inputs.iter().collect::<Vec<_>>());
     report.compare("image_features", image.values(), &tensors, "image_features");
     let image = image.normalised();

@@ -115,7 +115,10 @@ impl Tensors {
     pub(crate) fn floats(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
         let (shape, bytes) = self.read(name, Dtype::F32);
         let (chunks, _) = bytes.as_chunks::<4>();
-        (shape, chunks.iter().map(|c| f32::from_le_bytes(*c)).collect())
+        (
+            shape,
+            chunks.iter().map(|c| f32::from_le_bytes(*c)).collect(),
+        )
     }
 
     pub(crate) fn bytes(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
@@ -171,7 +174,10 @@ impl Report {
             println!("{model}: {what}: worst {error:.1e}");
         }
         let mut all = self.0.iter();
-        let bad: Vec<_> = all.by_ref().filter(|(_, (e, tolerance))| e > tolerance).collect();
+        let bad: Vec<_> = all
+            .by_ref()
+            .filter(|(_, (e, tolerance))| e > tolerance)
+            .collect();
         assert!(bad.is_empty(), "{model}: beyond the tolerance: {bad:#?}");
         assert!(self.0.len() >= at_least, "only {} compared", self.0.len());
     }
@@ -180,7 +186,9 @@ impl Report {
 /// `[height, width, 3]` -> `[3, height, width]`
 pub(crate) fn channels_first<T: Copy>(values: &[T]) -> Vec<T> {
     let (pixels, _) = values.as_chunks::<3>();
-    (0..3).flat_map(|c| pixels.iter().map(move |pixel| pixel[c])).collect()
+    (0..3)
+        .flat_map(|c| pixels.iter().map(move |pixel| pixel[c]))
+        .collect()
 }
 
 /// The bytes that normalised values were before: the reference keeps them so where its resize works in bytes.
