@@ -230,7 +230,7 @@ fn predict_refuses_what_it_cannot_use() {
         ran
     };
     let point = ["--point", "1,1"];
-    refused(&["a.png"], &["give --point x,y or --box"]);
+    refused(&["a.png"], &["give --point x,y, --box", "--text"]);
     refused(&["a.png", "--point", "1"], &["a point is x,y"]);
     refused(&["a.png", "--point", "1,2,3"], &["a point is x,y"]);
     refused(&["a.png", "--point", "1,nan"], &["`nan` is not a number"]);

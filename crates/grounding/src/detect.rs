@@ -15,7 +15,7 @@ use crate::vocabulary::{Owner, Vocabulary};
 pub struct DetectionOptions {
     /// A detection is kept when its score is above this; a label may have its own.
     pub score_thresh: f32,
-    /// Boxes whose objectness is below this are dropped; 0 keeps all. OWLv2 alone has it.
+    /// Boxes whose objectness is not above this are dropped; 0 keeps all. OWLv2 alone has it.
     pub objectness_thresh: f32,
     /// Box IoU above which the worse of two detections of one label is dropped; 1 keeps all.
     pub label_nms_thresh: f64,
@@ -159,8 +159,10 @@ fn select(
         return Err(NotFinite);
     }
     let is_object = |patch: usize| match &boxes.objectness {
-        Some(logits) => sigmoid(logits[patch]) >= options.objectness_thresh,
-        None => true,
+        Some(logits) if options.objectness_thresh > 0.0 => {
+            sigmoid(logits[patch]) > options.objectness_thresh
+        }
+        _ => true,
     };
     let claimed: Vec<Claimed> = best
         .boxes

@@ -72,7 +72,10 @@ fn a_detector_is_no_clip() {
         let error = clip_error(&path);
         assert!(matches!(
             &error,
-            LoadError::Checkpoint(CheckpointError::OtherModel { wanted: "CLIP", .. })
+            LoadError::Checkpoint(CheckpointError::OtherModel {
+                wanted: "a CLIP",
+                ..
+            })
         ));
         let file = path.join("model.safetensors").display().to_string();
         let belongs = "which belongs in model.detector";
