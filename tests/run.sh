@@ -4,7 +4,8 @@
 #   2. the quick start into a fresh directory, verified;
 #   3. its output read with Polars, DuckDB, pandas and pycocotools from PyPI, in a virtual environment
 #      under target/;
-#   4. a job from bucket to bucket in moto, another S3 than the tests' own, read by the same.
+#   4. the same with a job of text prompts;
+#   5. a job from bucket to bucket in moto, another S3 than the tests' own, read by the same.
 # Everything is built in the release profile: an unoptimised model takes minutes per test, and what
 # `cargo run --release` has built serves the tests as well.
 set -euo pipefail
@@ -27,6 +28,11 @@ fi
 "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
 "$venv/bin/python" tests/interop/check_readers.py "$out/quickstart"
 "$venv/bin/python" tests/interop/check_sa1b.py "$out/sa1b"
+
+# Masks for what texts name, whose rows have labels and boxes.
+maskmill run tests/interop/text.toml --config configs/local.toml --set output.root="$out"
+maskmill verify "$out/text"
+"$venv/bin/python" tests/interop/check_readers.py "$out/text"
 
 tests/interop/moto_smoke.sh "$out/moto"
 "$venv/bin/python" tests/interop/check_readers.py "$out/moto"

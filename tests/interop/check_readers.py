@@ -99,7 +99,8 @@ class Table:
 def value_problems(masks: Table) -> list[str]:
     """The nested and numeric values of every mask, row by row, between the three readers."""
     by_duckdb = masks.duckdb.project(
-        "image_key, mask_id, rle.size, rle.counts, bbox, area, crop_box, point_coords, predicted_iou, stability_score"
+        "image_key, mask_id, rle.size, rle.counts, bbox, area, crop_box, point_coords, predicted_iou, stability_score, "
+        "label, label_score, prompt_box"
     ).fetchall()
     by_polars = [
         (
@@ -113,6 +114,9 @@ def value_problems(masks: Table) -> list[str]:
             row["point_coords"],
             row["predicted_iou"],
             row["stability_score"],
+            row["label"],
+            row["label_score"],
+            row["prompt_box"],
         )
         for row in masks.polars.iter_rows(named=True)
     ]
@@ -128,6 +132,10 @@ def value_problems(masks: Table) -> list[str]:
             [list(point) for point in row.point_coords],
             row.predicted_iou,
             row.stability_score,
+            # pandas has NaN and None for what is null.
+            row.label if isinstance(row.label, str) else None,
+            None if pandas.isna(row.label_score) else row.label_score,
+            None if row.prompt_box is None else list(row.prompt_box),
         )
         for row in masks.pandas.itertuples()
     ]
