@@ -10,8 +10,9 @@ use crate::shard::in_plan_order;
 pub struct Extension {
     /// Items whose keys are not planned, in plan order.
     pub new: Vec<Item>,
-    /// Planned keys that are listed with other content (size, etag, location, row groups, caption
-    /// or boxes), each once, sorted. They are not planned again: their rows may be committed.
+    /// Planned keys that are listed with other content (size, etag, location, row groups, caption,
+    /// boxes, labels, scores or points), each once, sorted. They are not planned again: their rows
+    /// may be committed.
     pub changed: Vec<String>,
     /// Planned keys that are not listed any more, each once, sorted.
     pub vanished: Vec<String>,

@@ -61,6 +61,11 @@ impl KnownPrompts {
     }
 }
 
+/// What files of boxes call an image.
+fn name_of(id: &ImageId) -> &str {
+    id.carried.own_name.as_deref().unwrap_or(&id.key)
+}
+
 impl Boxes {
     fn of(&self, id: &ImageId, size: ImageSize) -> Result<Vec<Detection>, Rejection> {
         match self {
@@ -72,7 +77,7 @@ impl Boxes {
                     .map_err(bad_detections)
             }
             Self::Coco(detections) => {
-                let found = detections.of(&id.key).map_err(ambiguous)?;
+                let found = detections.of(name_of(id)).map_err(ambiguous)?;
                 Ok(found.unwrap_or_default().to_vec())
             }
             Self::Yolo {
@@ -80,7 +85,7 @@ impl Boxes {
                 names,
                 expect_scores,
             } => {
-                let Some(text) = files.of(&id.key).map_err(ambiguous)? else {
+                let Some(text) = files.of(name_of(id)).map_err(ambiguous)? else {
                     return Ok(Vec::new());
                 };
                 parse_yolo(text, names.as_ref(), size, *expect_scores).map_err(|error| Rejection {
@@ -255,6 +260,16 @@ mod tests {
             rejected.detail.contains("line 2") && rejected.detail.contains("six"),
             "{}",
             rejected.detail
+        );
+        let row = Carried {
+            own_name: Some("a.jpg".to_owned()),
+            ..Carried::default()
+        };
+        let of_table = yolo.of(&image("t.parquet/00000003-a.jpg", row), SIZE);
+        assert_eq!(
+            of_table.unwrap_err().reason,
+            "bad_boxes",
+            "found by its own name"
         );
         let other = yolo.of(&image("train/b.jpg", Carried::default()), SIZE);
         assert_eq!(other.unwrap(), [], "no file, nothing on the image");

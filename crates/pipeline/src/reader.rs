@@ -387,6 +387,7 @@ impl Reader<'_> {
                         labels,
                         scores,
                         points,
+                        own_name: Some(name.clone()),
                     };
                     let Some(id) = places.take(key(row, &name), carried) else {
                         continue;
@@ -500,6 +501,7 @@ pub(crate) fn carried(item: &Item) -> Carried {
         labels: extras.labels.clone(),
         scores: extras.scores.clone(),
         points: extras.points.clone(),
+        own_name: None,
     }
 }
 

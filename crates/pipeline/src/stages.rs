@@ -47,6 +47,8 @@ pub(crate) struct Carried {
     pub scores: Option<Vec<f32>>,
     /// `[x, y, label]`, in pixels; the label is 1 on the object and 0 beside it.
     pub points: Option<Vec<[f64; 3]>>,
+    /// What a table calls the image, where the image's key has the number of its row as well.
+    pub own_name: Option<String>,
 }
 
 /// Why an image has no masks; becomes its row's `reason` and `detail`.

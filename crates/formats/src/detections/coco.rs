@@ -119,10 +119,11 @@ pub enum CocoError {
     },
 }
 
-/// Two images of a COCO file have the name of one image of the source. It concerns that image alone.
+/// Two images of a file of boxes, or two label files, have the name of one image of the source. It concerns that image
+/// alone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the image {key:?} may be {first:?} or {second:?} of the COCO file; give the images the paths that they have there"
+    "the boxes of the image {key:?} may be those of {first:?} or {second:?}; give the images the paths that they have there"
 )]
 pub struct AmbiguousImage {
     /// The image of the source.

@@ -154,8 +154,8 @@ fn one_file_name_in_two_folders_is_ambiguous() {
     let error = coco.of("dusk/a.jpg").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the image \"dusk/a.jpg\" may be \"day/a.jpg\" or \"night/a.jpg\" of the COCO file; give the images the paths \
-         that they have there"
+        "the boxes of the image \"dusk/a.jpg\" may be those of \"day/a.jpg\" or \"night/a.jpg\"; give the images the \
+         paths that they have there"
     );
     assert!(coco.matches_any(["x", "dusk/a.jpg"]));
 }
