@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use maskmill_weights::CheckpointError;
 
 use crate::config::ConfigFileError;
-use crate::tokenizer::TokenizerError;
+use crate::tokenizer::{TokenizerError, TokenizerFiles};
 
 /// Names under which `transformers` and `open_clip` save weights, the safe format first.
 const WEIGHTS: [&str; 4] = [
@@ -46,9 +46,8 @@ pub fn weights_file(path: &Path) -> Result<PathBuf, LoadError> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let found = WEIGHTS.iter().map(|name| path.join(name));
-    found
-        .into_iter()
+    let mut named = WEIGHTS.iter().map(|name| path.join(name));
+    named
         .find(|file| file.is_file())
         .ok_or_else(|| LoadError::NoWeights {
             folder: path.to_owned(),
@@ -69,26 +68,12 @@ pub fn tokenizer_place(weights: &Path, stated: Option<&Path>) -> PathBuf {
 /// The files that a model is read from: weights, configuration and tokenizer, as far as they are there. Rows depend
 /// on every one of them.
 pub fn files_of_model(weights: &Path, tokenizer: Option<&Path>) -> Vec<PathBuf> {
-    let place = tokenizer_place(weights, tokenizer);
-    let (folder, tokenizer_file) = match place.is_dir() {
-        true => (place.clone(), place.join("tokenizer.json")),
-        false => (
-            place.parent().unwrap_or(Path::new("")).to_owned(),
-            place.clone(),
-        ),
-    };
     let mut files = vec![
         weights.to_owned(),
         weights.with_file_name("config.json"),
         weights.with_file_name("open_clip_config.json"),
     ];
-    if tokenizer_file.is_file() {
-        files.push(tokenizer_file);
-    } else {
-        files.extend(["vocab.json", "merges.txt"].map(|name| folder.join(name)));
-    }
-    files
-        .extend(["tokenizer_config.json", "special_tokens_map.json"].map(|name| folder.join(name)));
     files.retain(|file| file.is_file());
+    files.extend(TokenizerFiles::at(&tokenizer_place(weights, tokenizer)).paths());
     files
 }

@@ -67,6 +67,66 @@ pub struct Tokens {
     pub cut: Option<String>,
 }
 
+/// The files that a tokenizer is read from.
+pub(crate) struct TokenizerFiles {
+    folder: PathBuf,
+    definition: Definition,
+    /// Those beside it that may name its padding token.
+    settings: Vec<PathBuf>,
+}
+
+enum Definition {
+    /// `tokenizer.json`
+    Whole(PathBuf),
+    /// `vocab.json` and `merges.txt`
+    BytePairs {
+        vocabulary: PathBuf,
+        merges: PathBuf,
+    },
+    Missing,
+}
+
+impl TokenizerFiles {
+    /// Those in a folder, or those of a `tokenizer.json` given by its path.
+    pub(crate) fn at(path: &Path) -> Self {
+        let (folder, whole) = match path.is_dir() {
+            true => (path.to_owned(), path.join("tokenizer.json")),
+            false => (
+                path.parent().unwrap_or(Path::new("")).to_owned(),
+                path.to_owned(),
+            ),
+        };
+        let vocabulary = folder.join("vocab.json");
+        let merges = folder.join("merges.txt");
+        let definition = if whole.is_file() {
+            Definition::Whole(whole)
+        } else if vocabulary.is_file() && merges.is_file() {
+            Definition::BytePairs { vocabulary, merges }
+        } else {
+            Definition::Missing
+        };
+        let settings = ["tokenizer_config.json", "special_tokens_map.json"];
+        let mut settings = settings.map(|name| folder.join(name)).to_vec();
+        settings.retain(|file| file.is_file());
+        Self {
+            folder,
+            definition,
+            settings,
+        }
+    }
+
+    /// All of them.
+    pub(crate) fn paths(self) -> Vec<PathBuf> {
+        let mut paths = match self.definition {
+            Definition::Whole(whole) => vec![whole],
+            Definition::BytePairs { vocabulary, merges } => vec![vocabulary, merges],
+            Definition::Missing => Vec::new(),
+        };
+        paths.extend(self.settings);
+        paths
+    }
+}
+
 /// A CLIP tokenizer.
 #[derive(Clone)]
 pub struct ClipTokenizer {
@@ -86,23 +146,21 @@ impl ClipTokenizer {
     /// # Errors
     /// See [`TokenizerError`].
     pub fn load(path: &Path) -> Result<Self, TokenizerError> {
-        let (folder, whole) = match path.is_dir() {
-            true => (path.to_owned(), path.join("tokenizer.json")),
-            false => (
-                path.parent().unwrap_or(Path::new("")).to_owned(),
-                path.to_owned(),
-            ),
-        };
-        let vocabulary = folder.join("vocab.json");
-        let merges = folder.join("merges.txt");
-        let (path, definition) = if whole.is_file() {
-            let bytes = read(&whole)?;
-            (whole, bytes)
-        } else if vocabulary.is_file() && merges.is_file() {
-            let definition = of_byte_pairs(&vocabulary, &merges)?;
-            (vocabulary, definition.to_string().into_bytes())
-        } else {
-            return Err(TokenizerError::NotFound { folder });
+        let TokenizerFiles {
+            folder,
+            definition,
+            settings,
+        } = TokenizerFiles::at(path);
+        let (path, definition) = match definition {
+            Definition::Whole(whole) => {
+                let bytes = read(&whole)?;
+                (whole, bytes)
+            }
+            Definition::BytePairs { vocabulary, merges } => {
+                let definition = of_byte_pairs(&vocabulary, &merges)?;
+                (vocabulary, definition.to_string().into_bytes())
+            }
+            Definition::Missing => return Err(TokenizerError::NotFound { folder }),
         };
         let not_clip = |detail: String| TokenizerError::NotClip {
             path: path.clone(),
@@ -119,7 +177,7 @@ impl ClipTokenizer {
         };
         let start = id(START, &tokenizer)?;
         let end = id(END, &tokenizer)?;
-        let pad = match pad_token(&folder)? {
+        let pad = match pad_token(&settings)? {
             Some(token) => {
                 let pad = id(&token, &tokenizer)?;
                 // In transformers a padding token is a special token, even if it is `!`.
@@ -266,13 +324,9 @@ fn of_byte_pairs(vocabulary: &Path, merges: &Path) -> Result<Value, TokenizerErr
 }
 
 /// The padding token that the files beside a tokenizer name.
-fn pad_token(folder: &Path) -> Result<Option<String>, TokenizerError> {
-    for name in ["tokenizer_config.json", "special_tokens_map.json"] {
-        let path = folder.join(name);
-        if !path.is_file() {
-            continue;
-        }
-        let settings = read_json(&path)?;
+fn pad_token(settings: &[PathBuf]) -> Result<Option<String>, TokenizerError> {
+    for path in settings {
+        let settings = read_json(path)?;
         // A string, or an object with the token's properties.
         let token = &settings["pad_token"];
         let token = token.as_str().or_else(|| token["content"].as_str());

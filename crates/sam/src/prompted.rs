@@ -11,7 +11,7 @@
 
 use std::ops::ControlFlow;
 
-use maskmill_masks::{ImageSize, Upscaler, passes_iou};
+use maskmill_masks::{ImageSize, passes_iou};
 use maskmill_weights::to_host;
 use rayon::prelude::*;
 
@@ -20,7 +20,7 @@ use crate::generator::{Candidate, CandidateBatch, PreparedImage, PromptedBy};
 use crate::mask_decoder::{DecodedPrompts, MaskOutput};
 use crate::model::{ImageEmbedding, Sam};
 use crate::predictor::{Prompt, PromptError, by_form, check_all, decode_prompts};
-use crate::selector::{GeneratedMask, MaskFilters, measure, nms_by_pixels, remove_small_regions};
+use crate::selector::{GeneratedMask, MaskFilters, Measure, nms_by_pixels, remove_small_regions};
 
 /// How prompts are answered, and which masks are kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,43 +170,29 @@ fn best_masks(
 
 /// Collects the candidates of one image's prompts and keeps the masks that pass.
 pub struct PromptedSelector {
-    filters: MaskFilters,
-    image: ImageSize,
-    low_res: ImageSize,
-    model_side: u32,
+    measure: Measure,
     masks: Vec<GeneratedMask>,
 }
 
 impl PromptedSelector {
     /// A selector for an image of `image` pixels.
     pub fn new(architecture: &Architecture, filters: &MaskFilters, image: ImageSize) -> Self {
-        let side = architecture.low_res_side() as u32;
         Self {
-            filters: filters.clone(),
-            image,
-            low_res: ImageSize::new(side, side),
-            model_side: architecture.image_size as u32,
+            measure: Measure::new(architecture, filters, image),
             masks: Vec::new(),
         }
     }
 
     /// Takes the next batch, in any order.
     pub fn push(&mut self, batch: CandidateBatch) {
-        let upscaler = Upscaler::new(self.low_res, self.model_side, batch.input, self.image);
-        let area = self.filters.min_mask_region_area;
-        let found: Vec<Option<GeneratedMask>> = batch
-            .candidates
-            .par_iter()
-            .map(|candidate| {
-                let mut mask =
-                    measure(&self.filters, self.image, &upscaler, batch.crop, candidate)?;
-                if area > 0 {
-                    remove_small_regions(&mut mask, area);
-                }
-                Some(mask)
-            })
-            .collect();
-        self.masks.extend(found.into_iter().flatten());
+        let mut masks = self.measure.masks(&batch);
+        let area = self.measure.filters.min_mask_region_area;
+        if area > 0 {
+            masks.par_iter_mut().for_each(|mask| {
+                remove_small_regions(mask, area);
+            });
+        }
+        self.masks.append(&mut masks);
     }
 
     /// The image's masks, in the order of their prompts. `prompt_scores` ranks the prompts: of two masks alike that
@@ -215,10 +201,11 @@ impl PromptedSelector {
     /// # Panics
     /// When a mask's prompt has no score.
     pub fn finish(self, prompt_scores: &[f32]) -> Vec<GeneratedMask> {
+        let Measure { filters, image, .. } = self.measure;
         let mut masks = self.masks;
         masks.sort_by_key(given);
-        masks.retain(|mask| self.filters.passes_size(mask.area, self.image));
-        nms_by_pixels(masks, &self.filters, |masks| ranks(masks, prompt_scores))
+        masks.retain(|mask| filters.passes_size(mask.area, image));
+        nms_by_pixels(masks, &filters, |masks| ranks(masks, prompt_scores))
     }
 }
 

@@ -93,12 +93,86 @@ pub struct GeneratedMask {
     pub crop: BoxPx,
 }
 
-/// Collects one image's candidates and keeps the masks that pass.
-pub struct MaskSelector {
-    filters: MaskFilters,
-    image: ImageSize,
+/// Candidates of one image to the masks that pass on their own, before any are compared.
+pub(crate) struct Measure {
+    pub(crate) filters: MaskFilters,
+    pub(crate) image: ImageSize,
     low_res: ImageSize,
     model_side: u32,
+}
+
+impl Measure {
+    pub(crate) fn new(
+        architecture: &Architecture,
+        filters: &MaskFilters,
+        image: ImageSize,
+    ) -> Self {
+        let side = architecture.low_res_side() as u32;
+        Self {
+            filters: filters.clone(),
+            image,
+            low_res: ImageSize::new(side, side),
+            model_side: architecture.image_size as u32,
+        }
+    }
+
+    /// `_process_batch`: the masks that no filter drops, in order. Their bounds stay in the crop's frame.
+    pub(crate) fn masks(&self, batch: &CandidateBatch) -> Vec<GeneratedMask> {
+        let upscaler = Upscaler::new(
+            self.low_res,
+            self.model_side,
+            batch.input,
+            batch.crop.bounds.size(),
+        );
+        let found: Vec<Option<GeneratedMask>> = batch
+            .candidates
+            .par_iter()
+            .map(|candidate| self.mask(&upscaler, batch.crop, candidate))
+            .collect();
+        found.into_iter().flatten().collect()
+    }
+
+    /// `_process_batch` for one mask: `None` where a filter drops it.
+    fn mask(
+        &self,
+        upscaler: &Upscaler,
+        crop: Crop,
+        candidate: &Candidate,
+    ) -> Option<GeneratedMask> {
+        let (filters, image) = (&self.filters, self.image);
+        let options = ScanOptions {
+            threshold: filters.mask_threshold as f32,
+            stability_offset: filters.stability_score_offset as f32,
+        };
+        let scan = upscaler.scan(&candidate.low_res_logits, options);
+        let stability_score = scan.stability_score();
+        let kept = passes_stability(stability_score, filters.stability_score_thresh)
+            && filters.passes_size(scan.area, image)
+            && !is_near_crop_edge(scan.bounds, crop.bounds, image);
+        if !kept {
+            return None;
+        }
+        let rle = scan
+            .rle
+            .uncrop(crop.bounds, image)
+            .expect("a crop lies within its image");
+        Some(GeneratedMask {
+            rle,
+            bounds: scan.bounds,
+            area: scan.area,
+            predicted_iou: candidate.predicted_iou,
+            stability_score,
+            prompted_by: candidate
+                .prompted_by
+                .translate(crop.bounds.x0, crop.bounds.y0),
+            crop: crop.bounds,
+        })
+    }
+}
+
+/// Collects one image's candidates and keeps the masks that pass.
+pub struct MaskSelector {
+    measure: Measure,
     crop_index: usize,
     crops_seen: usize,
     /// Masks of the current crop; their bounds are in the crop's frame until it ends.
@@ -109,12 +183,8 @@ pub struct MaskSelector {
 impl MaskSelector {
     /// A selector for an image of `image` pixels.
     pub fn new(architecture: &Architecture, filters: &MaskFilters, image: ImageSize) -> Self {
-        let side = architecture.low_res_side() as u32;
         Self {
-            filters: filters.clone(),
-            image,
-            low_res: ImageSize::new(side, side),
-            model_side: architecture.image_size as u32,
+            measure: Measure::new(architecture, filters, image),
             crop_index: 0,
             crops_seen: 0,
             current: Vec::new(),
@@ -129,18 +199,7 @@ impl MaskSelector {
             self.crop_index = batch.crop_index;
             self.crops_seen += 1;
         }
-        let upscaler = Upscaler::new(
-            self.low_res,
-            self.model_side,
-            batch.input,
-            batch.crop.bounds.size(),
-        );
-        let found: Vec<Option<GeneratedMask>> = batch
-            .candidates
-            .par_iter()
-            .map(|candidate| measure(&self.filters, self.image, &upscaler, batch.crop, candidate))
-            .collect();
-        self.current.extend(found.into_iter().flatten());
+        self.current.extend(self.measure.masks(&batch));
     }
 
     /// `_process_crop` after its batches: duplicates within the crop go, boxes return to the image.
@@ -150,7 +209,7 @@ impl MaskSelector {
         let keep = box_nms(
             &corner_boxes(&current),
             &scores,
-            self.filters.box_nms_thresh,
+            self.measure.filters.box_nms_thresh,
         );
         for mut mask in pick(current, &keep) {
             // An empty mask's box is [0, 0, 0, 0] of its crop, as in `batched_mask_to_box`.
@@ -168,14 +227,22 @@ impl MaskSelector {
                 .iter()
                 .map(|mask| 1.0 / mask.crop.area() as f32)
                 .collect();
-            let keep = box_nms(&corner_boxes(&masks), &scores, self.filters.crop_nms_thresh);
+            let keep = box_nms(
+                &corner_boxes(&masks),
+                &scores,
+                self.measure.filters.crop_nms_thresh,
+            );
             masks = pick(masks, &keep);
         }
-        if self.filters.min_mask_region_area > 0 {
-            masks = clean_regions(masks, &self.filters);
+        if self.measure.filters.min_mask_region_area > 0 {
+            masks = clean_regions(masks, &self.measure.filters);
         }
-        masks.retain(|mask| self.filters.passes_size(mask.area, self.image));
-        nms_by_pixels(masks, &self.filters, |masks| {
+        masks.retain(|mask| {
+            self.measure
+                .filters
+                .passes_size(mask.area, self.measure.image)
+        });
+        nms_by_pixels(masks, &self.measure.filters, |masks| {
             masks.iter().map(|mask| mask.predicted_iou).collect()
         })
     }
@@ -199,43 +266,6 @@ pub(crate) fn nms_by_pixels(
         }
     }
     masks
-}
-
-/// `_process_batch` for one mask: `None` where a filter drops it. The bounds stay in the crop's frame.
-pub(crate) fn measure(
-    filters: &MaskFilters,
-    image: ImageSize,
-    upscaler: &Upscaler,
-    crop: Crop,
-    candidate: &Candidate,
-) -> Option<GeneratedMask> {
-    let options = ScanOptions {
-        threshold: filters.mask_threshold as f32,
-        stability_offset: filters.stability_score_offset as f32,
-    };
-    let scan = upscaler.scan(&candidate.low_res_logits, options);
-    let stability_score = scan.stability_score();
-    let kept = passes_stability(stability_score, filters.stability_score_thresh)
-        && filters.passes_size(scan.area, image)
-        && !is_near_crop_edge(scan.bounds, crop.bounds, image);
-    if !kept {
-        return None;
-    }
-    let rle = scan
-        .rle
-        .uncrop(crop.bounds, image)
-        .expect("a crop lies within its image");
-    Some(GeneratedMask {
-        rle,
-        bounds: scan.bounds,
-        area: scan.area,
-        predicted_iou: candidate.predicted_iou,
-        stability_score,
-        prompted_by: candidate
-            .prompted_by
-            .translate(crop.bounds.x0, crop.bounds.y0),
-        crop: crop.bounds,
-    })
 }
 
 type MaskNms = fn(&[&Rle], &[f32], f64) -> Vec<usize>;
@@ -299,10 +329,12 @@ mod tests {
 
     fn selector(filters: MaskFilters) -> MaskSelector {
         MaskSelector {
-            filters,
-            image: IMAGE,
-            low_res: ImageSize::new(LOW_RES, LOW_RES),
-            model_side: 32,
+            measure: Measure {
+                filters,
+                image: IMAGE,
+                low_res: ImageSize::new(LOW_RES, LOW_RES),
+                model_side: 32,
+            },
             crop_index: 0,
             crops_seen: 0,
             current: Vec::new(),
