@@ -262,6 +262,43 @@ fn the_output_of_another_job_is_left_as_it_is() {
     assert_eq!(snapshot(&job.output()), before, "something was written");
 }
 
+/// Rows of two precisions are never mixed in one output.
+#[test]
+fn the_output_of_another_precision_is_left_as_it_is() {
+    for (there, here) in [("bf16", "f32"), ("f32", "bf16")] {
+        let mut job = job();
+        job.set(&format!("model.precision={there}"));
+        job.run().expect_code(0);
+        let record: Value =
+            serde_json::from_slice(&fs::read(job.output().join("_job.json")).unwrap()).unwrap();
+        assert_eq!(record["model"]["precision"], there);
+        let before = snapshot(&job.output());
+
+        // Of two values for one setting the last counts.
+        job.set(&format!("model.precision={here}"));
+        job.run().expect_code(2).expect_error(&[
+            "out/job holds the output of another job and nothing was written",
+            &format!("model.precision: \"{there}\" -> \"{here}\""),
+        ]);
+        assert_eq!(snapshot(&job.output()), before, "something was written");
+
+        job.set(&format!("model.precision={there}"));
+        let again = job.run();
+        again.expect_code(0);
+        assert!(again.stdout.contains("nothing to do"), "{again:#?}");
+    }
+}
+
+#[test]
+fn a_precision_that_there_is_not() {
+    let mut job = job();
+    job.set("model.precision=fp32");
+    refused(
+        &job,
+        &["model.precision = \"fp32\" is unknown; did you mean `f32`?"],
+    );
+}
+
 #[test]
 fn a_directory_with_other_files_is_left_as_it_is() {
     let job = job();

@@ -219,6 +219,19 @@ fn predict_takes_points_and_boxes() {
 }
 
 #[test]
+fn predict_computes_in_the_precision_that_it_is_told() {
+    let point = ["--point", "50,30"];
+    let default = predict(&point);
+    assert_eq!(default["precision"], "f32");
+    let with = |precision: &str| predict(&[&point[..], &["--precision", precision]].concat());
+    assert_eq!(with("f32"), default);
+    let bf16 = with("bf16");
+    assert_eq!(bf16["precision"], "bf16");
+    assert_eq!(masks_per_prompt(&bf16), [3]);
+    assert_ne!(bf16["prompts"], default["prompts"]);
+}
+
+#[test]
 fn predict_refuses_what_it_cannot_use() {
     let job = Job::of_images();
     fs::write(job.path("a.png"), png(&picture(40, 30, 1), None)).unwrap();
@@ -248,6 +261,7 @@ fn predict_refuses_what_it_cannot_use() {
         refused(&["a.png", point[0], point[1], option, value], words)
     };
     with("--checkpoint", "none.pth", &["none.pth", "cannot be read"]);
+    with("--precision", "half", &["half", "f32", "bf16"]);
     with("--device", "gpu", &["gpu"]);
     with("--device", "cuda:99", &["cuda:99"]);
     assert_eq!(files_below(&job.path("")), before, "nothing was written");

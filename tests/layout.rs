@@ -10,9 +10,15 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("maskmill-masks", &[]),
     ("maskmill-pixels", &["maskmill-masks"]),
     ("maskmill-weights", &[]),
+    ("maskmill-kernels", &[]),
     (
         "maskmill-sam",
-        &["maskmill-masks", "maskmill-pixels", "maskmill-weights"],
+        &[
+            "maskmill-masks",
+            "maskmill-pixels",
+            "maskmill-weights",
+            "maskmill-kernels",
+        ],
     ),
     (
         "maskmill-grounding",
@@ -60,7 +66,12 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
 const CONFINED: &[(&str, &[&str])] = &[
     (
         "burn",
-        &["maskmill-weights", "maskmill-sam", "maskmill-grounding"],
+        &[
+            "maskmill-weights",
+            "maskmill-kernels",
+            "maskmill-sam",
+            "maskmill-grounding",
+        ],
     ),
     ("tokenizers", &["maskmill-grounding"]),
     ("safetensors", &["maskmill-weights"]),

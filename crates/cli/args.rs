@@ -222,12 +222,23 @@ pub(crate) struct PredictArguments {
     /// A SAM checkpoint, .pth or .safetensors.
     #[arg(long, default_value = SHIPPED_CHECKPOINT)]
     pub checkpoint: PathBuf,
+    /// In which numbers the SAM checkpoint computes; the detector computes in f32.
+    #[arg(long, default_value = "f32")]
+    pub precision: PrecisionArgument,
     /// Where the model runs: cpu, cuda:0, wgpu:0.
     #[arg(long, default_value = "cpu")]
     pub device: String,
     /// Path of the outputs without extension; by default the image's name in the working directory.
     #[arg(long, value_name = "PREFIX")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum PrecisionArgument {
+    /// 32-bit floats throughout.
+    F32,
+    /// The factors of matrix products rounded to bfloat16, the rest in 32 bits.
+    Bf16,
 }
 
 fn price(text: &str) -> Result<f64, String> {

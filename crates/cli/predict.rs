@@ -9,10 +9,12 @@ use maskmill_formats::overlay::{OverlayOptions, PointMark, encode_png, overlay};
 use maskmill_grounding::{DetectionOptions, Label, Owl, Vocabulary, detect};
 use maskmill_masks::Rle;
 use maskmill_pixels::RgbImage;
-use maskmill_sam::{Device, DeviceName, MaskOutput, PointPrompt, Predictor, Prompt, Sam};
+use maskmill_sam::{
+    Device, DeviceName, MaskOutput, PointPrompt, Precision, Predictor, Prompt, Sam,
+};
 use serde::Serialize;
 
-use crate::args::PredictArguments;
+use crate::args::{PrecisionArgument, PredictArguments};
 use crate::failure::Failure;
 
 /// The JSON file.
@@ -22,6 +24,8 @@ struct Prediction {
     height: u32,
     width: u32,
     checkpoint: String,
+    /// In which numbers it computed: `f32` or `bf16`.
+    precision: String,
     prompts: Vec<PromptMasks>,
 }
 
@@ -76,7 +80,11 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<(), Failure> {
         Some(detector) => Some(find(arguments, detector, &image, &device)?),
         None => None,
     };
-    let sam = Sam::load(&arguments.checkpoint, &device)?;
+    let precision = match arguments.precision {
+        PrecisionArgument::F32 => Precision::F32,
+        PrecisionArgument::Bf16 => Precision::Bf16,
+    };
+    let sam = Sam::load(&arguments.checkpoint, &device, precision)?;
     let mut predictor = Predictor::new(&sam);
     let (prompts, output) = match &found {
         Some(found) => (
@@ -140,6 +148,7 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<(), Failure> {
         height: image.size().height,
         width: image.size().width,
         checkpoint: arguments.checkpoint.display().to_string(),
+        precision: precision.to_string(),
         prompts: answers,
     };
     let json = serde_json::to_string_pretty(&prediction)?;

@@ -167,7 +167,11 @@ fn print_summary(job: &Job, summary: &Summary) {
         println!("Label:  {label}");
     }
     if let Some(about) = &summary.about_model {
-        println!("Model:  {} ({about})", job.pipeline.model.checkpoint);
+        let model = &job.pipeline.model;
+        println!(
+            "Model:  {} in {} ({about})",
+            model.checkpoint, model.precision
+        );
         if about.contains("UNTRAINED") {
             println!(
                 "        Its masks show that everything works, not what is in the images: set model.checkpoint \

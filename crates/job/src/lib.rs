@@ -40,6 +40,7 @@ mod location;
 mod needs;
 mod pipeline;
 mod plan;
+mod precision;
 mod problem;
 mod prompts;
 mod record;
@@ -59,6 +60,7 @@ pub use load::{Job, TextFile, load, load_config, load_pipeline};
 pub use location::redacted;
 pub use pipeline::{Limits, MaskSettings, ModelSource, Pipeline, Source};
 pub use plan::{Plan, PlanError, check_items};
+pub use precision::Precision;
 pub use problem::{ConfigError, Problem};
 pub use prompts::{
     AutomaticPrompts, BoxPrompts, BoxesFrom, DetectionSettings, Example, ExamplePrompts,

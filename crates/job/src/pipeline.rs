@@ -7,6 +7,7 @@ use crate::document::Document;
 use crate::labels::{LabellerSettings, Labels, read_labeller, read_labels};
 use crate::location;
 use crate::needs;
+use crate::precision::{PRECISIONS, Precision};
 use crate::problem::Problems;
 use crate::prompts::{MODE, Mode, Prompts, read_prompts};
 use crate::schema::FileKind;
@@ -183,6 +184,10 @@ pub struct Limits {
 pub struct ModelSource {
     /// A SAM checkpoint, `.pth` or `.safetensors`, with the official key names.
     pub checkpoint: String,
+    /// In which numbers SAM computes. It is written only where it is not the default, so that
+    /// other pipelines have the fingerprint they had before there was a choice.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// An OWLv2 or OWL-ViT checkpoint, which finds boxes for labels or examples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detector: Option<String>,
@@ -394,6 +399,7 @@ fn read_model(mut section: Section<'_>) -> ModelSource {
     let what = "a SAM checkpoint, .pth or .safetensors";
     let model = ModelSource {
         checkpoint: section.required_location("checkpoint", location::LOCAL, what),
+        precision: section.one_of("precision", &PRECISIONS).unwrap_or_default(),
         detector: section.location("detector", location::LOCAL),
         detector_tokenizer: section.location("detector_tokenizer", location::LOCAL),
         labeller: section.location("labeller", location::LOCAL),

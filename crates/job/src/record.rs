@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::fingerprint::Fingerprint;
 use crate::pipeline::Pipeline;
+use crate::precision::Precision;
 
 /// What an output directory was made by, written once as `_job.json`.
 ///
@@ -18,7 +19,8 @@ pub struct JobRecord {
     pub tool_version: String,
     /// Which rows the job makes.
     pub fingerprint: Fingerprint,
-    /// The pipeline with all defaults filled in.
+    /// The pipeline with all defaults filled in, but for a precision of f32, which is in `model`
+    /// alone.
     pub pipeline: Pipeline,
     /// The weights.
     pub model: ModelRecord,
@@ -35,6 +37,9 @@ pub struct ModelRecord {
     pub path: String,
     /// SHA-256 of the file, lower-case hex.
     pub sha256: String,
+    /// In which numbers it computed; records from before there was a choice do not have it.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 impl JobRecord {
@@ -53,6 +58,7 @@ impl JobRecord {
             model: ModelRecord {
                 path: pipeline.model.checkpoint.clone(),
                 sha256: model_sha256.to_string(),
+                precision: pipeline.model.precision,
             },
             files: files.clone(),
         }

@@ -73,6 +73,7 @@ const PIPELINE: &[SectionKeys] = &[
         "model",
         &[
             "checkpoint",
+            "precision",
             "detector",
             "detector_tokenizer",
             "labeller",

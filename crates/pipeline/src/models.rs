@@ -13,7 +13,7 @@ use maskmill_job::{
     self as job, DetectionSettings, Example, LabellerSettings, LabelsFrom, Pipeline, Prompts,
 };
 use maskmill_masks::{BoxPx, ImageSize};
-use maskmill_sam::{AutomaticOptions, DeviceError, DeviceName, PromptedOptions, Sam};
+use maskmill_sam::{AutomaticOptions, DeviceError, DeviceName, Precision, PromptedOptions, Sam};
 use maskmill_weights::CheckpointError;
 
 use crate::describe::describe;
@@ -74,8 +74,9 @@ impl Models {
     pub(crate) fn load(pipeline: &Pipeline, device: &str) -> Result<Self, ModelsError> {
         let name = device;
         let device = device.parse::<DeviceName>()?.open()?;
-        let sam = Sam::load(Path::new(&pipeline.model.checkpoint), &device)?;
-        tracing::info!(architecture = %sam.architecture(), device = name, "model loaded");
+        let precision = precision(pipeline.model.precision);
+        let sam = Sam::load(Path::new(&pipeline.model.checkpoint), &device, precision)?;
+        tracing::info!(architecture = %sam.architecture(), %precision, device = name, "model loaded");
         let mut overlong = Vec::new();
         let model = &pipeline.model;
         let path = |path: &Option<String>| path.as_ref().map(std::path::PathBuf::from);
@@ -169,6 +170,13 @@ impl Models {
             labeller,
             overlong,
         })
+    }
+}
+
+fn precision(precision: job::Precision) -> Precision {
+    match precision {
+        job::Precision::F32 => Precision::F32,
+        job::Precision::Bf16 => Precision::Bf16,
     }
 }
 

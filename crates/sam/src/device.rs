@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::Device;
+use maskmill_kernels::{Level, LevelError};
 
 /// A device by name, not yet opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,9 @@ pub enum DeviceError {
         /// How many devices of that kind the driver lists.
         found: usize,
     },
+    /// The environment asks for instructions that the CPU lacks.
+    #[error(transparent)]
+    Level(#[from] LevelError),
 }
 
 impl fmt::Display for DeviceName {
@@ -78,10 +82,13 @@ impl DeviceName {
     ///
     /// # Errors
     /// [`DeviceError::NotCompiledIn`] without the build feature, [`DeviceError::NotFound`] where the
-    /// driver lists no such device.
+    /// driver lists no such device, [`DeviceError::Level`] where `MASKMILL_CPU_LEVEL` asks for what the CPU lacks.
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
-            Self::Cpu => Ok(Device::flex()),
+            Self::Cpu => {
+                Level::choose()?;
+                Ok(Device::flex())
+            }
             Self::Cuda(index) => open_cuda(self, index),
             Self::Wgpu(index) => open_wgpu(self, index),
         }

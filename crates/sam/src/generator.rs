@@ -3,16 +3,18 @@
 //! Follows `SamAutomaticMaskGenerator` (segment-anything). The work is cut where the machine is: the
 //! device makes [`CandidateBatch`]es ([`propose`]), the CPU turns them into masks
 //! ([`MaskSelector`](crate::MaskSelector)), and images are resized ahead of both ([`PreparedImage`]).
-//! Candidates stream batch by batch, so memory does not grow with the number of points.
+//! On the CPU candidates stream batch by batch, so memory does not grow with the number of points; GPUs answer a
+//! crop's points together ([`Reading`]).
 
 use std::ops::ControlFlow;
 
 use maskmill_masks::{BoxPx, Crop, ImageSize, crops, layer_point_grids, passes_iou, scale_points};
 use maskmill_pixels::RgbImage;
-use maskmill_weights::to_host;
 
+use crate::ask::{Asking, ModelPrompt, by_batch};
+use crate::deferred::Reading;
 use crate::mask_decoder::MaskOutput;
-use crate::model::{ImageEmbedding, ModelInput, Sam};
+use crate::model::{ModelInput, Sam};
 use crate::prompt_encoder::PointLabel;
 use crate::selector::{GeneratedMask, MaskFilters, MaskSelector};
 
@@ -171,85 +173,66 @@ pub fn propose(
     options: &AutomaticOptions,
     points_per_batch: usize,
     image: &PreparedImage,
+    sink: impl FnMut(CandidateBatch) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let reading = Reading::of(sam.device());
+    propose_reading(sam, options, points_per_batch, reading, image, sink)
+}
+
+/// [`propose`] with the choice of [`Reading`] that is otherwise the device's.
+///
+/// # Panics
+/// As [`propose`].
+pub fn propose_reading(
+    sam: &Sam,
+    options: &AutomaticOptions,
+    points_per_batch: usize,
+    reading: Reading,
+    image: &PreparedImage,
     mut sink: impl FnMut(CandidateBatch) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
+    let per_batch = points_per_batch.max(1);
+    let passes = |iou: f32| passes_iou(iou, options.filters.pred_iou_thresh);
+    // The IoU comes from the transformer alone, so points without a good mask are never upscaled.
+    let wanted = |iou: &[f32]| (0..iou.len()).filter(|&mask| passes(iou[mask])).collect();
     for (crop_index, (crop, input)) in image.crops.iter().enumerate() {
         let embedding = sam.encode(input);
         let grid = &options.point_grids[crop.layer as usize];
         let points = scale_points(grid, crop.bounds.size());
-        for points in points.chunks(points_per_batch.max(1)) {
-            let candidates = candidates(sam, options, &embedding, points);
-            if !candidates.is_empty() {
+        let asking = Asking {
+            sam,
+            embedding: &embedding,
+            output: options.output,
+            prompts_per_batch: per_batch,
+            reading,
+        };
+        for points in points.chunks(asking.together(points.len())) {
+            let prompts: Vec<ModelPrompt<'_>> = points
+                .iter()
+                .map(|&xy| ModelPrompt {
+                    points: vec![
+                        (embedding.to_input(xy), PointLabel::Foreground),
+                        ([0.0, 0.0], PointLabel::Padding),
+                    ],
+                    mask_logits: None,
+                })
+                .collect();
+            for answers in by_batch(asking.answers(&prompts, wanted), per_batch) {
+                let candidates = answers.into_iter().map(|answer| Candidate {
+                    prompted_by: PromptedBy::GridPoint(points[answer.prompt]),
+                    predicted_iou: answer.predicted_iou,
+                    low_res_logits: answer.low_res_logits,
+                });
                 sink(CandidateBatch {
                     crop_index,
                     crop: *crop,
                     input: input.resized().size(),
-                    candidates,
+                    candidates: candidates.collect(),
                 })?;
             }
         }
     }
     ControlFlow::Continue(())
-}
-
-/// Prompts with each of `points` and keeps the masks whose predicted IoU passes. The IoU comes from the
-/// transformer alone, so points without a good mask are never upscaled.
-fn candidates(
-    sam: &Sam,
-    options: &AutomaticOptions,
-    embedding: &ImageEmbedding,
-    points_px: &[[f64; 2]],
-) -> Vec<Candidate> {
-    let networks = sam.networks();
-    let prompts: Vec<_> = points_px
-        .iter()
-        .map(|&xy| {
-            vec![
-                (embedding.to_input(xy), PointLabel::Foreground),
-                ([0.0, 0.0], PointLabel::Padding),
-            ]
-        })
-        .collect();
-    let decoded = networks.mask_decoder.decode(
-        embedding.tensor.clone(),
-        sam.dense_positions().clone(),
-        networks.prompt_encoder.embed_points(&prompts, sam.device()),
-        networks.prompt_encoder.no_mask(),
-    );
-    let iou = to_host(
-        networks
-            .mask_decoder
-            .predicted_iou(&decoded, options.output),
-    );
-    let masks = iou.len() / points_px.len();
-    let passes = |iou: &f32| passes_iou(*iou, options.filters.pred_iou_thresh);
-    let wanted: Vec<usize> = iou
-        .chunks_exact(masks)
-        .enumerate()
-        .filter(|(_, iou)| iou.iter().any(passes))
-        .map(|(index, _)| index)
-        .collect();
-    if wanted.is_empty() {
-        return Vec::new();
-    }
-    let logits = networks
-        .mask_decoder
-        .low_res_logits(&decoded, options.output, &wanted);
-    let [_, _, height, width] = logits.dims();
-    let logits = to_host(logits);
-    let planes = logits.chunks_exact(height * width);
-    let iou = &iou;
-    wanted
-        .iter()
-        .flat_map(|&point| (0..masks).map(move |mask| (point, iou[point * masks + mask])))
-        .zip(planes)
-        .filter(|((_, iou), _)| passes(iou))
-        .map(|((point, predicted_iou), logits)| Candidate {
-            prompted_by: PromptedBy::GridPoint(points_px[point]),
-            predicted_iou,
-            low_res_logits: logits.to_vec(),
-        })
-        .collect()
 }
 
 /// All masks of one image, device and CPU work in turn. Jobs overlap the two with [`propose`].

@@ -1,12 +1,50 @@
 //! Layers of SAM that stand at more than one place.
 
-use burn::module::{Module, Param};
-use burn::nn::Linear;
-use burn::tensor::{Tensor, activation};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::nn::{LayerNorm, Linear};
+use burn::tensor::{DType, Tensor, activation};
 use maskmill_weights::Weights;
 
 /// Epsilon of the image encoder's norms and of `LayerNorm2d` (`build_sam.py`, `common.py`).
 pub(crate) const ENCODER_EPSILON: f64 = 1e-6;
+
+/// A layer norm of numbers of any width. It computes in 32 bits, in which its parameters are, and gives the width that
+/// it was given: Burn's own norm would sum bfloat16 in bfloat16.
+pub(crate) fn normed<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
+    let dtype = x.dtype();
+    norm.forward(x.cast(DType::F32)).cast(dtype)
+}
+
+/// A module with every parameter in `dtype`, but for those of layer norms.
+pub(crate) fn cast_products<M: Module>(module: M, dtype: DType) -> M {
+    module.map(&mut Cast { dtype, norms: 0 })
+}
+
+struct Cast {
+    dtype: DType,
+    /// How many layer norms the current parameter lies within: 0 or 1.
+    norms: usize,
+}
+
+/// What Burn calls the module whose fields are being entered.
+const LAYER_NORM: &str = "Struct:LayerNorm";
+
+impl ModuleMapper for Cast {
+    fn enter_module(&mut self, _field: &str, container: &str) {
+        self.norms += usize::from(container == LAYER_NORM);
+    }
+
+    fn exit_module(&mut self, _field: &str, container: &str) {
+        self.norms -= usize::from(container == LAYER_NORM);
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.norms > 0 {
+            return param;
+        }
+        param.map(|tensor| tensor.cast(self.dtype))
+    }
+}
 
 /// A transposed convolution of kernel = stride = 2, as `torch.nn.ConvTranspose2d(in, out, 2, stride=2)`.
 #[derive(Module, Debug)]

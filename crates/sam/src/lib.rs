@@ -25,9 +25,12 @@
 //! - masks are thresholded, measured and run-length encoded without a full-size logit image.
 
 mod architecture;
+mod ask;
+mod deferred;
 mod device;
 mod generator;
 mod image_encoder;
+mod kernels;
 mod layers;
 mod mask_decoder;
 mod model;
@@ -38,17 +41,20 @@ mod selector;
 mod transformer;
 
 pub use burn::tensor::Device;
+pub use maskmill_kernels::{LEVEL_VARIABLE, Level, Precision};
 
 pub use architecture::{Architecture, DECODER_HEADS};
+pub use deferred::Reading;
 pub use device::{DeviceError, DeviceName};
 pub use generator::{
     AutomaticOptions, Candidate, CandidateBatch, PreparedImage, PromptedBy, generate, propose,
+    propose_reading,
 };
 pub use image_encoder::ImageEncoder;
 pub use mask_decoder::{DecodedPrompts, MaskDecoder, MaskOutput};
-pub use model::{ImageEmbedding, ModelInput, Networks, Sam};
+pub use model::{ImageEmbedding, ModelInput, Networks, PromptStages, Sam};
 pub use predictor::{PointPrompt, PredictedMask, Predictor, Prompt, PromptError};
 pub use prompt_encoder::{PointLabel, PromptEncoder, PromptPoints};
-pub use prompted::{PromptedOptions, PromptedSelector, propose_prompted};
+pub use prompted::{PromptedOptions, PromptedSelector, propose_prompted, propose_prompted_reading};
 pub use selector::{GeneratedMask, MaskFilters, MaskSelector};
 pub use transformer::TwoWayTransformer;

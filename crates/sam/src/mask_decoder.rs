@@ -5,11 +5,11 @@
 
 use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
-use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
 use maskmill_weights::Weights;
 
 use crate::architecture::Architecture;
-use crate::layers::{ENCODER_EPSILON, HeadMlp, UpConv};
+use crate::layers::{ENCODER_EPSILON, HeadMlp, UpConv, cast_products, normed};
 use crate::transformer::TwoWayTransformer;
 
 /// Which of the decoder's masks are wanted.
@@ -19,6 +19,16 @@ pub enum MaskOutput {
     Single,
     /// The masks of the other tokens (three: whole, part, subpart), for ambiguous prompts.
     Multi,
+}
+
+impl MaskOutput {
+    /// The masks of an output among the `mask_tokens` of the decoder.
+    pub(crate) fn masks(self, mask_tokens: usize) -> std::ops::Range<usize> {
+        match self {
+            Self::Single => 0..1,
+            Self::Multi => 1..mask_tokens,
+        }
+    }
 }
 
 /// The mask decoder.
@@ -33,7 +43,8 @@ pub struct MaskDecoder {
 }
 
 /// What the transformer made of a batch of prompts: enough for the IoU predictions and, for the prompts
-/// that are wanted, the masks.
+/// that are wanted, the masks. In the numbers in which the transformer computes.
+#[derive(Clone)]
 pub struct DecodedPrompts {
     /// `[batch, tokens, dim]`
     tokens: Tensor<3>,
@@ -46,6 +57,39 @@ impl DecodedPrompts {
     /// comparing devices and implementations.
     pub fn stages(&self) -> (Tensor<3>, Tensor<4>) {
         (self.tokens.clone(), self.image.clone())
+    }
+
+    /// How many prompts there are.
+    pub(crate) fn len(&self) -> usize {
+        self.tokens.dims()[0]
+    }
+
+    /// Bytes that its tensors hold on the device.
+    pub(crate) fn bytes(&self) -> usize {
+        let values = self.tokens.shape().num_elements() + self.image.shape().num_elements();
+        values * self.image.dtype().size()
+    }
+
+    /// The prompts of these numbers, in this order.
+    pub(crate) fn select(&self, wanted: &[usize]) -> Self {
+        if wanted.iter().copied().eq(0..self.len()) {
+            return self.clone();
+        }
+        let wanted = indices(wanted, &self.tokens.device());
+        Self {
+            tokens: self.tokens.clone().select(0, wanted.clone()),
+            image: self.image.clone().select(0, wanted),
+        }
+    }
+
+    /// Several batches as one.
+    pub(crate) fn cat(parts: Vec<Self>) -> Self {
+        let (tokens, image): (Vec<_>, Vec<_>) =
+            parts.into_iter().map(|p| (p.tokens, p.image)).unzip();
+        Self {
+            tokens: Tensor::cat(tokens, 0),
+            image: Tensor::cat(image, 0),
+        }
     }
 }
 
@@ -68,6 +112,13 @@ impl MaskDecoder {
                 .collect(),
             iou_prediction_head: HeadMlp::load(w, "mask_decoder.iou_prediction_head", &iou_dims),
         }
+    }
+
+    /// Computes the transformer and the upscaling in `dtype`; the heads, of few rows each, stay in 32 bits.
+    pub(crate) fn cast_products(mut self, dtype: DType) -> Self {
+        self.transformer = cast_products(self.transformer, dtype);
+        self.upscaling = cast_products(self.upscaling, dtype);
+        self
     }
 
     /// Runs the transformer over prompts.
@@ -101,67 +152,79 @@ impl MaskDecoder {
         let [image_batch, height, width, _] = image.dims();
         let image = image.reshape([image_batch, height * width, dim]);
         let positions = positions.reshape([1, height * width, dim]);
-        let (tokens, image) = self.transformer.forward(image, positions, tokens);
+        let dtype = self.transformer.dtype();
+        let (tokens, image) =
+            self.transformer
+                .forward(image.cast(dtype), positions.cast(dtype), tokens.cast(dtype));
         let image = image.reshape([batch, height, width, dim]);
         DecodedPrompts { tokens, image }
     }
 
-    /// Predicted IoU of each wanted mask: `[batch, masks]`.
+    /// Predicted IoU of each wanted mask, in 32 bits: `[batch, masks]`.
     pub fn predicted_iou(&self, prompts: &DecodedPrompts, output: MaskOutput) -> Tensor<2> {
-        let [batch, _, dim] = prompts.tokens.dims();
-        let iou_token = prompts.tokens.clone().narrow(1, 0, 1).reshape([batch, dim]);
         let (first, count) = self.masks_of(output);
         self.iou_prediction_head
-            .forward(iou_token)
+            .forward(token(prompts, 0))
             .narrow(1, first, count)
     }
 
     /// Low-resolution mask logits of the prompts listed in `wanted`, by their index in the batch.
     ///
     /// # Shapes
-    /// - output: `[wanted, masks, 4 grid, 4 grid]`
+    /// - output: `[wanted, masks, 4 grid, 4 grid]`, in 32 bits
     pub fn low_res_logits(
         &self,
         prompts: &DecodedPrompts,
         output: MaskOutput,
         wanted: &[usize],
     ) -> Tensor<4> {
-        let device = prompts.tokens.device();
-        let all = wanted.iter().copied().eq(0..prompts.tokens.dims()[0]);
-        let (tokens, image) = if all {
-            prompts.stages()
-        } else {
-            let wanted = indices(wanted, &device);
-            (
-                prompts.tokens.clone().select(0, wanted.clone()),
-                prompts.image.clone().select(0, wanted),
-            )
-        };
-        let [batch, _, dim] = tokens.dims();
-        let upscaled = self.upscaling.forward(image);
-        let [_, height, width, channels] = upscaled.dims();
-        let (first, count) = self.masks_of(output);
-        let weights = (first..first + count).map(|i| {
-            let token = tokens.clone().narrow(1, 1 + i, 1).reshape([batch, dim]);
-            self.output_hypernetworks_mlps[i].forward(token)
+        let (_, count) = self.masks_of(output);
+        let masks: Vec<usize> = (0..count).collect();
+        self.logits_of_masks(&prompts.select(wanted), output, &masks)
+    }
+
+    /// Low-resolution mask logits of all of `prompts`, and of their masks only those listed in `masks`, by their number
+    /// among the masks of `output`. Nothing is computed for the others but what all share.
+    ///
+    /// # Shapes
+    /// - output: `[batch, masks, 4 grid, 4 grid]`, in 32 bits
+    pub(crate) fn logits_of_masks(
+        &self,
+        prompts: &DecodedPrompts,
+        output: MaskOutput,
+        masks: &[usize],
+    ) -> Tensor<4> {
+        let upscaled = self.upscaling.forward(prompts.image.clone());
+        let [batch, height, width, channels] = upscaled.dims();
+        let (first, _) = self.masks_of(output);
+        let weights = masks.iter().map(|mask| {
+            let mask = first + mask;
+            self.output_hypernetworks_mlps[mask].forward(token(prompts, 1 + mask))
         });
         let weights: Tensor<3> = Tensor::stack(weights.collect(), 1);
         let upscaled = upscaled.reshape([batch, height * width, channels]);
         weights
+            .cast(upscaled.dtype())
             .matmul(upscaled.transpose())
-            .reshape([batch, count, height, width])
+            .reshape([batch, masks.len(), height, width])
+            .cast(DType::F32)
     }
 
     /// First mask token and number of masks of an output mode.
     fn masks_of(&self, output: MaskOutput) -> (usize, usize) {
-        match output {
-            MaskOutput::Single => (0, 1),
-            MaskOutput::Multi => (1, self.output_hypernetworks_mlps.len() - 1),
-        }
+        let masks = output.masks(self.output_hypernetworks_mlps.len());
+        (masks.start, masks.len())
     }
 }
 
-fn indices(values: &[usize], device: &Device) -> Tensor<1, Int> {
+/// One output token of each prompt, for a head: `[batch, dim]`, in 32 bits.
+fn token(prompts: &DecodedPrompts, index: usize) -> Tensor<2> {
+    let [batch, _, dim] = prompts.tokens.dims();
+    let token = prompts.tokens.clone().narrow(1, index, 1);
+    token.reshape([batch, dim]).cast(DType::F32)
+}
+
+pub(crate) fn indices(values: &[usize], device: &Device) -> Tensor<1, Int> {
     let values: Vec<i64> = values.iter().map(|&v| v as i64).collect();
     let shape = [values.len()];
     Tensor::from_data(TensorData::new(values, shape), device)
@@ -187,7 +250,7 @@ impl Upscaling {
 
     /// `[batch, grid, grid, dim]` -> `[batch, 4 grid, 4 grid, dim / 8]`
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = activation::gelu(self.norm.forward(self.conv1.forward(x)));
+        let x = activation::gelu(normed(&self.norm, self.conv1.forward(x)));
         activation::gelu(self.conv2.forward(x))
     }
 }

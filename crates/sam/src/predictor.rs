@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Tensor, TensorData};
 use maskmill_masks::{ImageSize, Rle, ScanOptions, Upscaler};
 use maskmill_pixels::RgbImage;
-use maskmill_weights::to_host;
 
-use crate::mask_decoder::{DecodedPrompts, MaskOutput};
+use crate::ask::{Asking, ModelPrompt};
+use crate::deferred::Reading;
+use crate::mask_decoder::MaskOutput;
 use crate::model::{ImageEmbedding, ModelInput, Sam};
 use crate::prompt_encoder::{PointLabel, PromptPoints};
 
@@ -165,25 +165,22 @@ impl<'m> Predictor<'m> {
         prompts: &[&Prompt],
         output: MaskOutput,
     ) -> Vec<Vec<PredictedMask>> {
-        let decoder = &self.sam.networks().mask_decoder;
-        let decoded = decode_prompts(self.sam, embedding, prompts);
-        let wanted: Vec<usize> = (0..prompts.len()).collect();
-        let logits = to_host(decoder.low_res_logits(&decoded, output, &wanted));
-        let iou = to_host(decoder.predicted_iou(&decoded, output));
-        let side = self.sam.architecture().low_res_side();
-        let masks_per_prompt = iou.len() / prompts.len();
-        let masks: Vec<PredictedMask> = logits
-            .chunks_exact(side * side)
-            .zip(&iou)
-            .map(|(logits, &predicted_iou)| PredictedMask {
-                low_res_logits: logits.to_vec(),
-                predicted_iou,
-            })
-            .collect();
+        let asking = Asking {
+            sam: self.sam,
+            embedding,
+            output,
+            prompts_per_batch: prompts.len(),
+            reading: Reading::of(self.sam.device()),
+        };
+        let all = |iou: &[f32]| (0..iou.len()).collect();
+        let mut masks = vec![Vec::new(); prompts.len()];
+        for answer in asking.answers(&model_prompts(embedding, prompts.iter().copied()), all) {
+            masks[answer.prompt].push(PredictedMask {
+                low_res_logits: answer.low_res_logits,
+                predicted_iou: answer.predicted_iou,
+            });
+        }
         masks
-            .chunks_exact(masks_per_prompt)
-            .map(<[_]>::to_vec)
-            .collect()
     }
 }
 
@@ -202,34 +199,16 @@ pub(crate) fn by_form(prompts: &[Prompt]) -> impl Iterator<Item = Vec<usize>> {
     forms.into_values()
 }
 
-/// Runs the prompt encoder and the decoder's transformer over prompts of one form.
-pub(crate) fn decode_prompts(
-    sam: &Sam,
+/// Prompts of one form as the model takes them.
+pub(crate) fn model_prompts<'p>(
     embedding: &ImageEmbedding,
-    prompts: &[&Prompt],
-) -> DecodedPrompts {
-    let (device, networks) = (sam.device(), sam.networks());
-    let coordinates: Vec<PromptPoints> = prompts
-        .iter()
-        .map(|prompt| model_points(embedding, prompt))
-        .collect();
-    let sparse = networks.prompt_encoder.embed_points(&coordinates, device);
-    let dense = if prompts[0].mask_logits.is_some() {
-        let side = sam.architecture().low_res_side();
-        let logits = prompts.iter().flat_map(|p| p.mask_logits.iter().flatten());
-        let logits: Vec<f32> = logits.copied().collect();
-        let shape = [prompts.len(), side, side, 1];
-        let logits = Tensor::from_data(TensorData::new(logits, shape), device);
-        networks.prompt_encoder.embed_masks(logits)
-    } else {
-        networks.prompt_encoder.no_mask()
-    };
-    networks.mask_decoder.decode(
-        embedding.tensor.clone(),
-        sam.dense_positions().clone(),
-        sparse,
-        dense,
-    )
+    prompts: impl IntoIterator<Item = &'p Prompt>,
+) -> Vec<ModelPrompt<'p>> {
+    let prompts = prompts.into_iter().map(|prompt| ModelPrompt {
+        points: model_points(embedding, prompt),
+        mask_logits: prompt.mask_logits.as_deref(),
+    });
+    prompts.collect()
 }
 
 /// Refuses prompts that cannot be used.

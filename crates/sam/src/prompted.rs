@@ -12,14 +12,15 @@
 use std::ops::ControlFlow;
 
 use maskmill_masks::{ImageSize, passes_iou};
-use maskmill_weights::to_host;
 use rayon::prelude::*;
 
 use crate::architecture::Architecture;
+use crate::ask::{Answer, Asking, by_batch};
+use crate::deferred::Reading;
 use crate::generator::{Candidate, CandidateBatch, PreparedImage, PromptedBy};
-use crate::mask_decoder::{DecodedPrompts, MaskOutput};
-use crate::model::{ImageEmbedding, Sam};
-use crate::predictor::{Prompt, PromptError, by_form, check_all, decode_prompts};
+use crate::mask_decoder::MaskOutput;
+use crate::model::Sam;
+use crate::predictor::{Prompt, PromptError, by_form, check_all, model_prompts};
 use crate::selector::{GeneratedMask, MaskFilters, Measure, nms_by_pixels, remove_small_regions};
 
 /// How prompts are answered, and which masks are kept.
@@ -60,6 +61,34 @@ pub fn propose_prompted(
     options: &PromptedOptions,
     prompts_per_batch: usize,
     image: &PreparedImage,
+    sink: impl FnMut(CandidateBatch) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, PromptError> {
+    let reading = Reading::of(sam.device());
+    propose_prompted_reading(
+        sam,
+        prompts,
+        options,
+        prompts_per_batch,
+        reading,
+        image,
+        sink,
+    )
+}
+
+/// [`propose_prompted`] with the choice of [`Reading`] that is otherwise the device's.
+///
+/// # Errors
+/// As [`propose_prompted`].
+///
+/// # Panics
+/// As [`propose_prompted`].
+pub fn propose_prompted_reading(
+    sam: &Sam,
+    prompts: &[Prompt],
+    options: &PromptedOptions,
+    prompts_per_batch: usize,
+    reading: Reading,
+    image: &PreparedImage,
     mut sink: impl FnMut(CandidateBatch) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, PromptError> {
     check_all(prompts, sam.architecture().low_res_side())?;
@@ -68,104 +97,69 @@ pub fn propose_prompted(
     }
     let (crop, input) = image.whole_input();
     let embedding = sam.encode(input);
+    let per_batch = prompts_per_batch.max(1);
+    let asking = Asking {
+        sam,
+        embedding: &embedding,
+        output: options.output,
+        prompts_per_batch: per_batch,
+        reading,
+    };
     for form in by_form(prompts) {
-        for batch in form.chunks(prompts_per_batch.max(1)) {
-            let asked: Vec<Prompt> = batch.iter().map(|&index| prompts[index].clone()).collect();
-            let answers = answer(sam, &embedding, asked, options);
-            let candidates: Vec<Candidate> = answers
-                .into_iter()
-                .map(|answer| Candidate {
-                    prompted_by: PromptedBy::Given(batch[answer.prompt]),
+        for together in form.chunks(asking.together(form.len())) {
+            let asked: Vec<Prompt> = together.iter().map(|&i| prompts[i].clone()).collect();
+            for answers in by_batch(best_answers(asking, asked, options), per_batch) {
+                let candidates = answers.into_iter().map(|answer| Candidate {
+                    prompted_by: PromptedBy::Given(together[answer.prompt]),
                     predicted_iou: answer.predicted_iou,
                     low_res_logits: answer.low_res_logits,
-                })
-                .collect();
-            if candidates.is_empty() {
-                continue;
-            }
-            let batch = CandidateBatch {
-                crop_index: 0,
-                crop,
-                input: input.resized().size(),
-                candidates,
-            };
-            if sink(batch).is_break() {
-                return Ok(ControlFlow::Break(()));
+                });
+                let batch = CandidateBatch {
+                    crop_index: 0,
+                    crop,
+                    input: input.resized().size(),
+                    candidates: candidates.collect(),
+                };
+                if sink(batch).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
         }
     }
     Ok(ControlFlow::Continue(()))
 }
 
-/// One mask for one prompt of a batch.
-struct Answer {
-    prompt: usize,
-    predicted_iou: f32,
-    low_res_logits: Vec<f32>,
-}
-
-/// The masks of prompts of one form that pass the predicted-IoU filter.
-fn answer(
-    sam: &Sam,
-    embedding: &ImageEmbedding,
+/// The masks of prompts of one form that pass the predicted-IoU filter: of each prompt the best. The IoU comes from the
+/// transformer alone, so only prompts that pass are upscaled.
+fn best_answers(
+    asking: Asking<'_>,
     mut prompts: Vec<Prompt>,
     options: &PromptedOptions,
 ) -> Vec<Answer> {
-    let decode = |prompts: &[Prompt]| {
-        let prompts: Vec<&Prompt> = prompts.iter().collect();
-        decode_prompts(sam, embedding, &prompts)
+    let best = |iou: &[f32]| vec![best_mask(iou)];
+    let passing = |iou: &[f32]| {
+        let best = best_mask(iou);
+        let passes = passes_iou(iou[best], options.filters.pred_iou_thresh);
+        Vec::from_iter(passes.then_some(best))
     };
-    let threshold = options.filters.pred_iou_thresh;
     if !options.refine {
-        return best_masks(sam, &decode(&prompts), options.output, Some(threshold));
+        return asking.answers(&model_prompts(asking.embedding, &prompts), passing);
     }
-    let first = best_masks(sam, &decode(&prompts), options.output, None);
-    for answer in first {
+    for answer in asking.answers(&model_prompts(asking.embedding, &prompts), best) {
         prompts[answer.prompt].mask_logits = Some(answer.low_res_logits);
     }
     // With a mask a prompt is no longer ambiguous.
-    best_masks(sam, &decode(&prompts), MaskOutput::Single, Some(threshold))
+    let again = Asking {
+        output: MaskOutput::Single,
+        ..asking
+    };
+    again.answers(&model_prompts(asking.embedding, &prompts), passing)
 }
 
-/// Each prompt's mask of the best predicted IoU, where that passes. The IoU comes from the transformer alone, so
-/// only prompts that pass are upscaled.
-fn best_masks(
-    sam: &Sam,
-    decoded: &DecodedPrompts,
-    output: MaskOutput,
-    pred_iou_thresh: Option<f64>,
-) -> Vec<Answer> {
-    let decoder = &sam.networks().mask_decoder;
-    let iou = decoder.predicted_iou(decoded, output);
-    let [_, masks] = iou.dims();
-    let iou = to_host(iou);
-    let passing: Vec<(usize, usize, f32)> = iou
-        .chunks_exact(masks)
-        .enumerate()
-        .map(|(prompt, iou)| {
-            let best = (0..masks).reduce(|a, b| if iou[b] > iou[a] { b } else { a });
-            let best = best.expect("a decoder has masks");
-            (prompt, best, iou[best])
-        })
-        .filter(|(_, _, iou)| pred_iou_thresh.is_none_or(|t| passes_iou(*iou, t)))
-        .collect();
-    if passing.is_empty() {
-        return Vec::new();
-    }
-    let wanted: Vec<usize> = passing.iter().map(|(prompt, _, _)| *prompt).collect();
-    let logits = decoder.low_res_logits(decoded, output, &wanted);
-    let [_, _, height, width] = logits.dims();
-    let logits = to_host(logits);
-    let plane = height * width;
-    passing
-        .iter()
-        .zip(logits.chunks_exact(masks * plane))
-        .map(|(&(prompt, best, predicted_iou), planes)| Answer {
-            prompt,
-            predicted_iou,
-            low_res_logits: planes[best * plane..][..plane].to_vec(),
-        })
-        .collect()
+/// The mask of the best predicted IoU, the first of equals.
+fn best_mask(iou: &[f32]) -> usize {
+    let best = (0..iou.len()).reduce(|a, b| if iou[b] > iou[a] { b } else { a });
+    best.expect("a decoder has masks")
 }
 
 /// Collects the candidates of one image's prompts and keeps the masks that pass.

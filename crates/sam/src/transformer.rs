@@ -11,14 +11,14 @@
 
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear};
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{DType, Tensor, activation};
 use maskmill_weights::Weights;
 
 use crate::architecture::{Architecture, DECODER_HEADS};
-use crate::layers::Mlp;
+use crate::layers::{Mlp, normed};
 
 /// Epsilon of the decoder's norms (PyTorch's default).
-const EPSILON: f64 = 1e-5;
+pub(crate) const EPSILON: f64 = 1e-5;
 
 /// The two-way transformer.
 #[derive(Module, Debug)]
@@ -49,6 +49,11 @@ impl TwoWayTransformer {
         }
     }
 
+    /// In which numbers it takes its inputs and computes.
+    pub(crate) fn dtype(&self) -> DType {
+        self.final_attn_token_to_image.q_proj.weight.dtype()
+    }
+
     /// # Shapes
     /// - `image`: `[1 or batch, image tokens, dim]`
     /// - `image_pe`: `[1, image tokens, dim]`
@@ -70,7 +75,7 @@ impl TwoWayTransformer {
             keys.clone() + image_pe,
             keys.clone(),
         );
-        (self.norm_final_attn.forward(queries + attended), keys)
+        (normed(&self.norm_final_attn, queries + attended), keys)
     }
 }
 
@@ -130,7 +135,7 @@ impl TwoWayBlock {
             let q = queries.clone() + query_pe.clone();
             queries.clone() + self.self_attn.forward(q.clone(), q, queries)
         };
-        let queries = self.norm1.forward(queries);
+        let queries = normed(&self.norm1, queries);
 
         let k = keys.clone() + key_pe;
         let q = queries.clone() + query_pe.clone();
@@ -140,10 +145,10 @@ impl TwoWayBlock {
             true => attention.forward(q, k.clone(), keys.clone()),
             false => attention.tokens_to_image(q, k.clone(), keys.clone()),
         };
-        let queries = self.norm2.forward(queries + attended);
+        let queries = normed(&self.norm2, queries + attended);
 
         let hidden = self.mlp.relu(queries.clone());
-        let queries = self.norm3.forward(queries + hidden);
+        let queries = normed(&self.norm3, queries + hidden);
 
         let q = queries.clone() + query_pe;
         let attention = &self.cross_attn_image_to_token;
@@ -151,7 +156,7 @@ impl TwoWayBlock {
             true => attention.forward(k, q, queries.clone()),
             false => attention.image_to_tokens(k, q, queries.clone()),
         };
-        (queries, self.norm4.forward(keys + attended))
+        (queries, normed(&self.norm4, keys + attended))
     }
 }
 

@@ -5,7 +5,7 @@ mod support;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use maskmill_sam::{MaskOutput, PointPrompt, Predictor, Prompt, Sam};
+use maskmill_sam::{MaskOutput, PointPrompt, Precision, Predictor, Prompt, Sam};
 use maskmill_weights::{Checkpoint, CheckpointError, KeyProblem};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -64,7 +64,7 @@ fn logits(checkpoint: &Path) -> Vec<f32> {
 }
 
 fn refused(checkpoint: &Path) -> CheckpointError {
-    match Sam::load(checkpoint, &support::device()) {
+    match Sam::load(checkpoint, &support::device(), Precision::F32) {
         Ok(_) => panic!("{} was loaded", checkpoint.display()),
         Err(error) => error,
     }

@@ -12,7 +12,7 @@ mod support;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use maskmill_sam::{
-    AutomaticOptions, DeviceName, MaskOutput, ModelInput, PointLabel, PromptPoints, Sam, generate,
+    AutomaticOptions, DeviceName, ModelInput, PointLabel, Precision, PromptPoints, Sam, generate,
 };
 
 use support::{fixture, max_norm_error, photo, root};
@@ -35,10 +35,10 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 /// Every tensor between the image and the low-resolution logits, by name.
 fn stages(sam: &Sam) -> Vec<(String, Vec<f32>)> {
     let image = photo(&root().join("samples/cat.png"));
-    let networks = sam.networks();
+    let prompt_encoder = sam.prompt_encoder();
     let side = sam.architecture().low_res_side();
     let input = ModelInput::new(&image, sam.architecture().image_size);
-    let encoded = networks.image_encoder.stages(sam.normalised(&input));
+    let encoded = sam.encoder_stages(sam.normalised(&input));
     let mut stages: Vec<(String, Vec<f32>)> = Vec::new();
     for (i, stage) in encoded.iter().enumerate() {
         stages.push((format!("encoder stage {i}"), values(stage.clone())));
@@ -64,33 +64,25 @@ fn stages(sam: &Sam) -> Vec<(String, Vec<f32>)> {
         .map(|i| ((i % side) as f32 - 12.0) * 0.3)
         .collect();
     for (case, prompts) in prompts.iter().enumerate() {
-        let sparse = networks.prompt_encoder.embed_points(prompts, sam.device());
+        let sparse = prompt_encoder.embed_points(prompts, sam.device());
         let dense = match case {
             2 => {
                 let mask = TensorData::new(mask.clone(), [1, side, side, 1]);
                 let mask = Tensor::from_data(mask, sam.device());
-                networks.prompt_encoder.embed_masks(mask)
+                prompt_encoder.embed_masks(mask)
             }
-            _ => networks.prompt_encoder.no_mask(),
+            _ => prompt_encoder.no_mask(),
         };
-        let decoder = &networks.mask_decoder;
-        let embedding = encoded[encoded.len() - 1].clone();
-        let positions = sam.dense_positions().clone();
-        let decoded = decoder.decode(embedding, positions, sparse.clone(), dense.clone());
-        let (tokens, image) = decoded.stages();
-        let wanted: Vec<usize> = (0..prompts.len()).rev().collect();
+        let embedding = &encoded[encoded.len() - 1];
+        let made = sam.prompt_stages(embedding, sparse.clone(), dense.clone());
         if let Some(sparse) = sparse {
             stages.push((format!("case {case}: sparse"), values(sparse)));
         }
         stages.push((format!("case {case}: dense"), values(dense)));
-        stages.push((format!("case {case}: tokens"), values(tokens)));
-        stages.push((format!("case {case}: image tokens"), values(image)));
-        for output in [MaskOutput::Single, MaskOutput::Multi] {
-            let iou = decoder.predicted_iou(&decoded, output);
-            let logits = decoder.low_res_logits(&decoded, output, &wanted);
-            stages.push((format!("case {case}: {output:?} IoU"), values(iou)));
-            stages.push((format!("case {case}: {output:?} logits"), values(logits)));
-        }
+        stages.push((format!("case {case}: tokens"), made.tokens));
+        stages.push((format!("case {case}: image tokens"), made.image));
+        stages.push((format!("case {case}: IoU"), made.predicted_iou));
+        stages.push((format!("case {case}: logits"), made.low_res_logits));
     }
     stages
 }
@@ -103,8 +95,8 @@ fn every_stage_equals_the_cpu() {
         fixture("sam-seeded-compact.pth"),
         fixture("sam-seeded-stretched.safetensors"),
     ] {
-        let on_cpu = stages(&Sam::load(&checkpoint, &Device::flex()).unwrap());
-        let on_gpu = stages(&Sam::load(&checkpoint, &gpu).unwrap());
+        let on = |device| stages(&Sam::load(&checkpoint, device, Precision::F32).unwrap());
+        let (on_cpu, on_gpu) = (on(&Device::flex()), on(&gpu));
         assert_eq!(on_cpu.len(), on_gpu.len());
         let mut worst = 0.0_f32;
         for ((name, cpu), (_, gpu)) in on_cpu.iter().zip(&on_gpu) {
@@ -133,7 +125,7 @@ fn automatic_masks_equal_the_cpus() {
         ..AutomaticOptions::default()
     };
     let on = |device: &Device| {
-        let sam = Sam::load(&checkpoint, device).unwrap();
+        let sam = Sam::load(&checkpoint, device, Precision::F32).unwrap();
         generate(&sam, &options, 64, &image)
     };
     let (cpu, gpu) = (on(&Device::flex()), on(&gpu()));
@@ -142,5 +134,24 @@ fn automatic_masks_equal_the_cpus() {
     for (cpu, gpu) in cpu.iter().zip(&gpu) {
         assert_eq!(cpu.prompted_by, gpu.prompted_by);
         assert!(cpu.rle.iou(&gpu.rle).unwrap() >= 0.999);
+    }
+}
+
+/// Not every GPU has bfloat16.
+#[test]
+fn bf16_is_close_to_the_cpus_f32() {
+    let gpu = gpu();
+    if !Sam::supports(&gpu, Precision::Bf16) {
+        println!("{gpu:?} has no bfloat16");
+        return;
+    }
+    let checkpoint = root().join("models/sam-seeded-tiny.safetensors");
+    let on = |device, precision| stages(&Sam::load(&checkpoint, device, precision).unwrap());
+    let cpu = on(&Device::flex(), Precision::F32);
+    let gpu = on(&gpu, Precision::Bf16);
+    for ((name, cpu), (_, gpu)) in cpu.iter().zip(&gpu) {
+        let error = max_norm_error(gpu, cpu, name);
+        println!("{name}: {error:.1e}");
+        assert!(error <= 5e-2, "{name}: {error:e}");
     }
 }

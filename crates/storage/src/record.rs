@@ -70,7 +70,21 @@ const IDENTITY: &str = "/fingerprint";
 const BEFORE_THE_JOB: [&str; 2] = [PLAN, WORKERS];
 
 /// Values that may differ, or that only follow from others that are shown.
-const UNSHOWN: [&str; 3] = ["fingerprint", "tool_version", "model.path"];
+const UNSHOWN: [&str; 4] = [
+    "fingerprint",
+    "tool_version",
+    "model.path",
+    "model.precision",
+];
+
+/// What stands for a value that is not in a record. A pipeline's precision is written where it is not
+/// this one, and records from before there was a choice do not have it at all.
+fn unwritten(path: &str) -> Value {
+    match path {
+        "model.precision" | "pipeline.model.precision" => "f32".into(),
+        _ => Value::Null,
+    }
+}
 
 /// A write takes seconds; an hour leaves room for a stalled network disk.
 const STAGING_IS_STALE: Duration = Duration::from_secs(3600);
@@ -168,9 +182,10 @@ fn differences(path: &str, theirs: &Value, ours: &Value, found: &mut Vec<(String
             } else {
                 format!("{path}.{key}")
             };
-            let value = |map: &serde_json::Map<String, Value>| map.get(key).cloned();
-            let (a, b) = (value(a).unwrap_or_default(), value(b).unwrap_or_default());
-            differences(&path, &a, &b, found);
+            let value = |map: &serde_json::Map<String, Value>| {
+                map.get(key).cloned().unwrap_or_else(|| unwritten(&path))
+            };
+            differences(&path, &value(a), &value(b), found);
         }
         return;
     }

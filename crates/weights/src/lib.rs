@@ -19,7 +19,7 @@ mod shapes;
 mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, KeyProblem};
-pub use from_device::to_host;
+pub use from_device::{all_to_host, reads, to_host};
 pub use kind::ModelKind;
 pub use patch_conv::PatchConv;
 pub use row_product::row_product;

@@ -24,7 +24,7 @@ pub fn row_product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     if rows >= least {
         return x.matmul(weight);
     }
-    let zeros = Tensor::zeros([least - rows, inputs], &x.device());
+    let zeros = Tensor::zeros([least - rows, inputs], (&x.device(), x.dtype()));
     let product = Tensor::cat(vec![x, zeros], 0).matmul(weight);
     product.narrow(0, 0, rows)
 }

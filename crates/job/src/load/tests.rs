@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::*;
-use crate::{Fingerprint, JobRecord, PointGrid, Prompts, ShardLimits, Source, canonical_json};
+use crate::{
+    Fingerprint, JobRecord, PointGrid, Precision, Prompts, ShardLimits, Source, canonical_json,
+};
 
 pub(super) const PIPELINE: &str = r#"
 name = "cats"
@@ -719,6 +721,86 @@ fn the_fingerprint_of_an_automatic_pipeline_is_stable() {
 }
 
 #[test]
+fn a_precision_is_f32_unless_it_is_written() {
+    let with = |line: &str| pipeline(&format!("{PIPELINE}{line}\n"));
+    for (line, precision) in [
+        ("", Precision::F32),
+        ("precision = \"f32\"", Precision::F32),
+        ("precision = \"bf16\"", Precision::Bf16),
+    ] {
+        assert_eq!(with(line).unwrap().model.precision, precision, "{line}");
+    }
+    let set = job(&["model.precision=bf16"]).unwrap();
+    assert_eq!(set.pipeline, with("precision = \"bf16\"").unwrap());
+}
+
+#[test]
+fn a_precision_that_is_none_is_refused_with_those_there_are() {
+    for (value, message) in [
+        (
+            "\"fp32\"",
+            "precision = \"fp32\" is unknown; did you mean `f32`?",
+        ),
+        (
+            "\"BF16\"",
+            "precision = \"BF16\" is unknown; did you mean `bf16`?",
+        ),
+        (
+            "\"half\"",
+            "precision = \"half\" is unknown; it can be `f32`, `bf16`",
+        ),
+        ("\"\"", "precision is empty"),
+        ("16", "precision = 16 is an integer; it must be a string"),
+    ] {
+        let found = messages(pipeline(&format!("{PIPELINE}precision = {value}\n")));
+        assert_eq!(found, [format!("cats.toml:8: model.{message}")]);
+    }
+    for (set, message) in [
+        (
+            "model.precision=float32",
+            "model.precision = \"float32\" is unknown; it can be `f32`, `bf16`",
+        ),
+        (
+            "model.presicion=bf16",
+            "model.presicion is not a key of [model]; did you mean `precision`?",
+        ),
+        (
+            "run.precision=bf16",
+            "run.precision: `precision` belongs in [model] of the pipeline file",
+        ),
+    ] {
+        assert_eq!(messages(job(&[set])), [format!("--set {set}: {message}")]);
+    }
+}
+
+/// Outputs from before there was a choice were made in f32, and can be resumed in f32 alone.
+#[test]
+fn only_another_precision_than_f32_is_in_the_fingerprint() {
+    let print = |text: &str| Fingerprint::of(&pipeline(text).unwrap(), "ab", &no_files());
+    let with = |precision: &str| format!("{PIPELINE}precision = \"{precision}\"\n");
+    assert_eq!(print(&with("f32")), print(PIPELINE));
+    assert_ne!(print(&with("bf16")), print(PIPELINE));
+
+    for (text, written) in [
+        (PIPELINE, None),
+        (&with("f32"), None),
+        (&with("bf16"), Some("bf16")),
+    ] {
+        let pipeline = pipeline(text).unwrap();
+        let record = JobRecord::new(&pipeline, "ab", &no_files(), "0.1.0").to_json();
+        let in_pipeline = record["pipeline"]["model"].get("precision");
+        assert_eq!(in_pipeline.map(|word| word.as_str()), written.map(Some));
+        assert_eq!(record["model"]["precision"], written.unwrap_or("f32"));
+    }
+    // A record from before.
+    let record = JobRecord::new(&pipeline(PIPELINE).unwrap(), "ab", &no_files(), "0.1.0");
+    let mut before = record.to_json();
+    let model = before["model"].as_object_mut().unwrap();
+    model.remove("precision").unwrap();
+    assert_eq!(serde_json::from_value::<JobRecord>(before).unwrap(), record);
+}
+
+#[test]
 fn every_key_of_the_pipeline_file_changes_the_fingerprint() {
     const TEXT: &[&str] = &[
         "prompts.mode=text",
@@ -775,6 +857,7 @@ fn every_key_of_the_pipeline_file_changes_the_fingerprint() {
                 // Each word needs other keys: see `the_modes_have_fingerprints_of_their_own`.
                 "mode" | "boxes_from" | "points_from" => continue,
                 "kind" => "webdataset",
+                "precision" => "bf16",
                 "labels_from" => "labels",
                 "caption_separator" => ";",
                 "name" | "path" | "checkpoint" => "another",
@@ -843,7 +926,8 @@ fn a_record_reads_back_from_its_json() {
     let parquet = PIPELINE.replace("\"images\"", "\"parquet\"\nkey_column = \"id\"");
     let manifest = PIPELINE.replace("\"images\"", "\"manifest\"\nuri_column = \"url\"");
     let tars = PIPELINE.replace("\"images\"", "\"webdataset\"");
-    for text in [PIPELINE, &with_grid, &parquet, &manifest, &tars] {
+    let bf16 = format!("{PIPELINE}precision = \"bf16\"\n");
+    for text in [PIPELINE, &with_grid, &parquet, &manifest, &tars, &bf16] {
         let pipeline = pipeline(text).unwrap();
         let record = JobRecord::new(&pipeline, "ab", &no_files(), "0.1.0");
         let json: Value = serde_json::from_str(&record.to_json().to_string()).unwrap();

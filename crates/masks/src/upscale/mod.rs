@@ -2,8 +2,8 @@
 //!
 //! The reference upscales twice, bilinearly: to the model's square input, whose padding it cuts off, then to the
 //! original image. It holds every upscaled mask in memory, and passes over it for the stability score, the threshold,
-//! the box and the run lengths. [`Upscaler::scan`] makes one pass that holds sixteen columns of one row at a time, and
-//! gives the same bits as [`Upscaler::logits`], the plain version.
+//! the box and the run lengths. [`Upscaler::scan`] makes one pass that holds sixteen columns of a few rows at a time,
+//! and gives the same bits as [`Upscaler::logits`], the plain version.
 //!
 //! # Why most pixels are never computed
 //! Bilinear values lie between the four they are made from. So a tile of the image whose source logits are all on one
@@ -13,10 +13,12 @@
 
 mod scan;
 mod taps;
+mod tiles;
 
 use crate::{BoxPx, ImageSize, Rle, StabilityCounts};
-use scan::{Band, Levels, Stripe};
+use scan::{BAND_ROWS, LANES, Stripe};
 use taps::{Tap, bilinear_taps};
+use tiles::{Levels, Tiling};
 
 /// Upscales mask logits to one image; reusable for all masks of images of the same size.
 ///
@@ -35,7 +37,7 @@ pub struct Upscaler {
     rows: [Vec<Tap>; 2],
     /// The same for columns.
     columns: [Vec<Tap>; 2],
-    bands: Vec<Band>,
+    tiling: Tiling,
     stripes: Vec<Stripe>,
 }
 
@@ -115,12 +117,18 @@ impl Upscaler {
         };
         let rows = axis(low_res.height, input.height, original.height);
         let columns = axis(low_res.width, input.width, original.width);
+        let tiling = Tiling::new(&rows, &columns, BAND_ROWS, LANES);
+        let stripes = tiling
+            .stripes
+            .iter()
+            .map(|span| Stripe::new(&columns, span.image.clone()))
+            .collect();
         Self {
             low_res,
             input,
             original,
-            bands: Band::all(&rows),
-            stripes: Stripe::all(&columns),
+            tiling,
+            stripes,
             rows,
             columns,
         }
@@ -162,12 +170,12 @@ impl Upscaler {
     /// # Panics
     /// If `low_res` has another length.
     pub fn scan(&self, low_res: &[f32], options: ScanOptions) -> Scan {
-        self.check(low_res);
-        self.scan_mask(low_res, Levels::new(options, slack(low_res)))
+        let low_res = self.rows_read(low_res);
+        self.scan_mask(low_res, &Levels::new(options, slack(low_res)))
     }
 
     /// The counts of the stability score alone: [`scan`](Self::scan) without the mask, for masks that their score may
-    /// still reject. About a quarter cheaper.
+    /// still reject. About an eighth cheaper.
     ///
     /// # Shapes
     /// - `low_res`: `[low_res.height, low_res.width]`, row-major
@@ -175,8 +183,14 @@ impl Upscaler {
     /// # Panics
     /// If `low_res` has another length.
     pub fn counts(&self, low_res: &[f32], options: ScanOptions) -> StabilityCounts {
+        let low_res = self.rows_read(low_res);
+        self.scan_counts(low_res, &Levels::new(options, slack(low_res)))
+    }
+
+    /// The rows of one mask's logits that the image is made from: the padding's rows, at the bottom, change nothing.
+    fn rows_read<'a>(&self, low_res: &'a [f32]) -> &'a [f32] {
         self.check(low_res);
-        self.scan_counts(low_res, Levels::new(options, slack(low_res)))
+        &low_res[..self.tiling.low_res_rows() * self.low_res.width as usize]
     }
 
     fn check(&self, low_res: &[f32]) {
@@ -213,18 +227,12 @@ fn resize(source: &[f32], source_width: usize, rows: &[Tap], columns: &[Tap]) ->
 fn slack(low_res: &[f32]) -> f32 {
     const ROUNDING: f32 = 1.0 / (1 << 18) as f32;
     const FAR_FROM_OVERFLOW: f32 = 1e30;
-    let mut largest = 0.0f32;
-    let mut tame = true;
-    for logit in low_res {
-        let magnitude = logit.abs();
-        tame &= magnitude < FAR_FROM_OVERFLOW; // false for NaN
-        largest = if magnitude > largest {
-            magnitude
-        } else {
-            largest
-        };
-    }
-    if tame {
+    // Without their signs floats are in the order of their bits, NaN last: integers, for a loop that vectorises.
+    let magnitudes = low_res
+        .iter()
+        .map(|logit| logit.abs().to_bits().cast_signed());
+    let largest = f32::from_bits(magnitudes.fold(0, i32::max).cast_unsigned());
+    if largest < FAR_FROM_OVERFLOW {
         largest * ROUNDING + f32::MIN_POSITIVE
     } else {
         f32::INFINITY
@@ -339,6 +347,77 @@ mod tests {
     }
 
     #[test]
+    fn one_logit_makes_the_whole_mask() {
+        let one = ImageSize::new(1, 1);
+        let photo = ImageSize::new(33, 17);
+        for upscaler in [
+            Upscaler::new(one, 1, one, photo),
+            Upscaler::new(one, 64, ImageSize::new(64, 41), photo),
+            Upscaler::new(one, 1, one, one),
+        ] {
+            let scan = |logit| check(&upscaler, &[logit], ScanOptions::default());
+            assert_eq!(scan(2.0).bounds, BoxPx::of(upscaler.original()));
+            assert_eq!(scan(-2.0).rle, Rle::empty(upscaler.original()));
+            for logit in [0.0, 1.0, -1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                scan(logit);
+            }
+        }
+    }
+
+    /// Logits of a disc whose outline is rough: many short runs, and tiles of every kind side by side.
+    fn rough_disc(size: ImageSize, radius: f32) -> Vec<f32> {
+        let mut random = 1u32;
+        let mut logits = disc(size, radius);
+        for logit in &mut logits {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *logit = logit.clamp(-15.0, 8.0) + (random >> 16) as f32 / 8192.0 - 4.0;
+        }
+        logits
+    }
+
+    #[test]
+    fn a_rough_outline_at_the_size_of_a_photo() {
+        let low_res = ImageSize::new(64, 64);
+        let logits = rough_disc(low_res, 18.0);
+        // Sides that are and are not whole numbers of tiles; enlarged, reduced, and stretched.
+        for (input, original) in [
+            ((171, 256), (375, 563)),
+            ((256, 192), (512, 384)),
+            ((256, 171), (161, 107)),
+            ((1, 256), (431, 700)),
+        ] {
+            let size = |(height, width)| ImageSize::new(height, width);
+            let upscaler = Upscaler::new(low_res, 256, size(input), size(original));
+            for (threshold, stability_offset) in [(0.0, 1.0), (-3.5, 0.0), (0.5, -2.0)] {
+                let options = ScanOptions {
+                    threshold,
+                    stability_offset,
+                };
+                check(&upscaler, &logits, options);
+            }
+        }
+    }
+
+    #[test]
+    fn one_wild_logit_changes_what_it_touches_only() {
+        let low_res = ImageSize::new(64, 64);
+        let upscaler = Upscaler::new(
+            low_res,
+            256,
+            ImageSize::new(171, 256),
+            ImageSize::new(300, 451),
+        );
+        for wild in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            // In the mask, outside of it, on the edge of the image, and in the padding.
+            for index in [25 * 64 + 38, 5 * 64 + 5, 0, 64 * 64 - 1] {
+                let mut logits = rough_disc(low_res, 9.0);
+                logits[index] = wild;
+                check(&upscaler, &logits, ScanOptions::default());
+            }
+        }
+    }
+
+    #[test]
     fn rounding_next_to_a_threshold_is_not_decided_early() {
         // Equal logits whose weights do not add up to 1 to the bit, and thresholds within some units of them.
         let low_res = ImageSize::new(8, 8);
@@ -414,8 +493,19 @@ mod tests {
         #[test]
         fn a_scan_is_the_threshold_of_the_logits(
             (upscaler, logits) in any_case(),
-            threshold in prop_oneof![Just(0.0f32), -8.0..6.0f32, Just(f32::NAN), Just(f32::NEG_INFINITY)],
-            stability_offset in prop_oneof![Just(1.0f32), -3.0..3.0f32],
+            threshold in prop_oneof![
+                8 => Just(0.0f32),
+                8 => -8.0..6.0f32,
+                1 => Just(f32::NAN),
+                1 => Just(f32::INFINITY),
+                1 => Just(f32::NEG_INFINITY),
+            ],
+            stability_offset in prop_oneof![
+                8 => Just(1.0f32),
+                8 => -3.0..3.0f32,
+                1 => Just(f32::NAN),
+                1 => Just(f32::INFINITY),
+            ],
         ) {
             check(&upscaler, &logits, ScanOptions { threshold, stability_offset });
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use maskmill_formats::decode::{DecodeLimits, decode};
 use maskmill_pixels::RgbImage;
-use maskmill_sam::Sam;
+use maskmill_sam::{Level, Precision, Sam};
 use safetensors::SafeTensors;
 use serde::de::DeserializeOwned;
 
@@ -31,7 +31,31 @@ pub(crate) fn photo(path: &Path) -> RgbImage {
 }
 
 pub(crate) fn load(checkpoint: &Path) -> Sam {
-    Sam::load(checkpoint, &device()).unwrap()
+    Sam::load(checkpoint, &device(), Precision::F32).unwrap()
+}
+
+/// How the model is computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Implementation {
+    /// By Burn's operations.
+    Burn,
+    /// On the CPU, by kernels of a level.
+    Kernels(Level),
+}
+
+/// All that the device under test has.
+pub(crate) fn implementations() -> Vec<Implementation> {
+    let levels = Level::supported().map(Implementation::Kernels);
+    let kernels = levels.filter(|_| device() == burn::tensor::Device::flex());
+    kernels.chain([Implementation::Burn]).collect()
+}
+
+pub(crate) fn load_as(checkpoint: &Path, by: Implementation, precision: Precision) -> Sam {
+    match by {
+        Implementation::Burn => Sam::load_burn(checkpoint, &device(), precision),
+        Implementation::Kernels(level) => Sam::load_kernels(checkpoint, level, precision),
+    }
+    .unwrap()
 }
 
 /// The device under test: the CPU, or the one that `MASKMILL_TEST_DEVICE` names.

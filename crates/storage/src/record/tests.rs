@@ -81,6 +81,43 @@ async fn another_job_is_refused_with_what_differs_by_path() {
     );
 }
 
+/// A record has `pipeline.model.precision` where it is not f32, and older ones have no precision at all.
+#[tokio::test]
+async fn a_precision_that_is_not_written_is_f32() {
+    let of = |precision: &str| {
+        let mut record = record(precision, 0.7, 4);
+        record["model"]["precision"] = precision.into();
+        record["pipeline"]["model"] = match precision {
+            "f32" => json!({}),
+            other => json!({"precision": other}),
+        };
+        record
+    };
+    let mut older = of("f32");
+    older["model"].as_object_mut().unwrap().remove("precision");
+    for (theirs, ours, difference) in [
+        (&of("bf16"), &of("f32"), r#""bf16" -> "f32""#),
+        (&of("f32"), &of("bf16"), r#""f32" -> "bf16""#),
+        (&older, &of("bf16"), r#""f32" -> "bf16""#),
+    ] {
+        let dir = tempdir().unwrap();
+        let store = open(dir.path());
+        claim(&store, theirs).await.unwrap();
+        let error = claim(&store, ours).await.unwrap_err();
+        let expected = format!("model.precision: {difference}");
+        assert_eq!(differences_of(error), [expected]);
+    }
+
+    // Where something else differs, the older record's silence is no difference.
+    let dir = tempdir().unwrap();
+    let store = open(dir.path());
+    claim(&store, &older).await.unwrap();
+    let mut newer = of("f32");
+    newer["fingerprint"] = "f9".into();
+    let error = claim(&store, &newer).await.unwrap_err();
+    assert_eq!(differences_of(error), [r#"fingerprint: "f32" -> "f9""#]);
+}
+
 #[tokio::test]
 async fn a_directory_with_other_files_is_refused_and_left_as_it_is() {
     let dir = tempdir().unwrap();

@@ -1,0 +1,470 @@
+//! Work on rows of floats: norms, activations and softmax, each written once and compiled for every level.
+//!
+//! The bodies are plain loops over sixteen lanes, which the compiler turns into the vectors of a level. Sums have one
+//! order at every level and every length of the row's whole vectors.
+
+/// Lanes that loops work on at once.
+const LANES: usize = 16;
+type Vector = [f32; LANES];
+
+/// The functions of this module at one level.
+pub(crate) struct RowKernels {
+    pub(crate) layer_norm: unsafe fn(&mut [f32], &[f32], &[f32], &[f32], f32),
+    pub(crate) add_layer_norm: unsafe fn(&mut [f32], &[f32], &[f32], &[f32], &[f32], f32),
+    pub(crate) gelu: unsafe fn(&mut [f32], &[f32]),
+    pub(crate) relu: unsafe fn(&mut [f32], &[f32]),
+    pub(crate) add: unsafe fn(&mut [f32], &[f32]),
+    pub(crate) scale: unsafe fn(&mut [f32], f32),
+    pub(crate) sum: unsafe fn(&mut [f32], &[f32], &[f32]),
+    pub(crate) positions_max: unsafe fn(&mut [f32], &[f32], &[f32]) -> f32,
+    pub(crate) exp_sum: unsafe fn(&mut [f32], f32) -> f32,
+    pub(crate) gelu_plain: unsafe fn(&mut [f32]),
+    pub(crate) columns_softmax: unsafe fn(&mut [f32], usize, &mut [f32], &mut [f32], &mut [f32]),
+    pub(crate) group_softmax: unsafe fn(&mut [f32], &[f32], usize),
+}
+
+/// `a * b + c`, fused where the level has the instruction.
+#[inline(always)]
+fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// e^x for x <= 0 or moderate, to 2 units in the last place; 0 below -87.3, and NaN for NaN.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, then a polynomial of degree 6 for `e^r` (Cephes `expf`).
+#[inline(always)]
+fn exp_lane<const FMA: bool>(x: f32) -> f32 {
+    const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    // ln 2 in two parts, the first of few bits: n times it is exact.
+    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    /// 1.5 x 2^23: adding and subtracting it rounds to whole numbers.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x < -87.33 { -87.33 } else { x };
+    let clamped = if clamped > 88.37 { 88.37 } else { clamped };
+    let shifted = fma::<FMA>(clamped, LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = fma::<FMA>(n, -LN2_HIGH, clamped);
+    let r = fma::<FMA>(n, -LN2_LOW, r);
+    let p = 1.987_569_1e-4;
+    let p = fma::<FMA>(p, r, 1.398_199_9e-3);
+    let p = fma::<FMA>(p, r, 8.333_452e-3);
+    let p = fma::<FMA>(p, r, 4.166_579_6e-2);
+    let p = fma::<FMA>(p, r, 1.666_666_5e-1);
+    let p = fma::<FMA>(p, r, 0.5);
+    let p = fma::<FMA>(p, r * r, r) + 1.0;
+    // The whole number sits in the low bits of `shifted`; as an exponent it scales `p`.
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    if x < -87.33 { 0.0 } else { p * scale }
+}
+
+/// `erf(x)` to 3e-7: a rational function of x on [-4, 4], where it reaches 1 in f32 (the coefficients of Eigen's
+/// `generic_fast_erf_float`).
+#[inline(always)]
+fn erf_lane<const FMA: bool>(x: f32) -> f32 {
+    let x = if x < -4.0 { -4.0 } else { x };
+    let x = if x > 4.0 { 4.0 } else { x };
+    let y = x * x;
+    let p = -2.726_142_3e-10;
+    let p = fma::<FMA>(p, y, 2.770_681_4e-8);
+    let p = fma::<FMA>(p, y, -2.101_024e-6);
+    let p = fma::<FMA>(p, y, -5.692_506_3e-5);
+    let p = fma::<FMA>(p, y, -7.349_906e-4);
+    let p = fma::<FMA>(p, y, -2.954_6e-3);
+    let p = fma::<FMA>(p, y, -1.609_603_3e-2);
+    let q = -1.456_607_2e-5;
+    let q = fma::<FMA>(q, y, -2.133_740_6e-4);
+    let q = fma::<FMA>(q, y, -1.682_827e-3);
+    let q = fma::<FMA>(q, y, -7.373_329e-3);
+    let q = fma::<FMA>(q, y, -1.426_473_9e-2);
+    x * p / q
+}
+
+#[inline(always)]
+fn gelu_lane<const FMA: bool>(x: f32) -> f32 {
+    let half = 0.5 * x;
+    fma::<FMA>(
+        half,
+        erf_lane::<FMA>(x * std::f32::consts::FRAC_1_SQRT_2),
+        half,
+    )
+}
+
+// Loops are macros, not functions that take closures: a closure is compiled without the level's instructions wherever the
+// compiler does not inline it.
+
+/// A vector of an expression in the lane's index.
+macro_rules! lanes {
+    ($i:ident => $value:expr) => {{
+        let mut vector = [0.0_f32; LANES];
+        for $i in 0..LANES {
+            vector[$i] = $value;
+        }
+        vector
+    }};
+}
+
+/// Sets every float of `x` to an expression in it and the float of `other` at its place.
+macro_rules! zip {
+    ($x:expr, $other:expr, |$a:ident, $b:ident| $value:expr) => {{
+        let count = $x.len().min($other.len());
+        let whole = count / LANES * LANES;
+        let (vectors, rest) = $x[..count].split_at_mut(whole);
+        let (others, other_rest) = $other[..count].split_at(whole);
+        for (x, o) in vectors
+            .chunks_exact_mut(LANES)
+            .zip(others.chunks_exact(LANES))
+        {
+            for i in 0..LANES {
+                let ($a, $b) = (x[i], o[i]);
+                x[i] = $value;
+            }
+        }
+        for (x, &$b) in rest.iter_mut().zip(other_rest) {
+            let $a = *x;
+            *x = $value;
+        }
+    }};
+}
+
+/// Sets every float of `x` to an expression in it.
+macro_rules! each {
+    ($x:expr, |$a:ident| $value:expr) => {{
+        let whole = $x.len() / LANES * LANES;
+        let (vectors, rest) = $x.split_at_mut(whole);
+        for x in vectors.chunks_exact_mut(LANES) {
+            for i in 0..LANES {
+                let $a = x[i];
+                x[i] = $value;
+            }
+        }
+        for x in rest {
+            let $a = *x;
+            *x = $value;
+        }
+    }};
+}
+
+/// Folds the row lane by lane with an expression in a float and what is there, then adds up the lanes.
+macro_rules! reduce {
+    ($x:expr, |$a:ident, $sum:ident| $value:expr) => {{
+        let mut sums = [0.0_f32; LANES];
+        let chunks = $x.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for x in chunks {
+            for i in 0..LANES {
+                let ($a, $sum) = (x[i], sums[i]);
+                sums[i] = $value;
+            }
+        }
+        for (sum, &$a) in sums.iter_mut().zip(rest) {
+            let $sum = *sum;
+            *sum = $value;
+        }
+        total(sums)
+    }};
+}
+
+/// Not inlined: the compiler would scatter the lanes of the loop before it for the sake of these few sums.
+#[inline(never)]
+fn total(mut lanes: Vector) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Not inlined: see [`total`].
+#[inline(never)]
+fn largest(lanes: Vector) -> f32 {
+    let mut most = f32::NEG_INFINITY;
+    for lane in lanes {
+        most = larger(lane, most);
+    }
+    most
+}
+
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+mod body {
+    use super::*;
+
+    /// `dst = (x - mean) / sqrt(variance + epsilon) gamma + beta` (`torch.nn.LayerNorm`).
+    #[inline(always)]
+    pub(super) fn layer_norm<const FMA: bool>(
+        dst: &mut [f32],
+        x: &[f32],
+        gamma: &[f32],
+        beta: &[f32],
+        epsilon: f32,
+    ) {
+        let count = x.len() as f32;
+        let mean = reduce!(x, |x, sum| sum + x) / count;
+        let variance = reduce!(x, |x, sum| fma::<FMA>(x - mean, x - mean, sum)) / count;
+        let factor = 1.0 / (variance + epsilon).sqrt();
+        let count = x.len();
+        let (dst, gamma, beta) = (&mut dst[..count], &gamma[..count], &beta[..count]);
+        for i in 0..count {
+            dst[i] = fma::<FMA>((x[i] - mean) * factor, gamma[i], beta[i]);
+        }
+    }
+
+    /// [`layer_norm`] of `dst + x`, in place.
+    #[inline(always)]
+    pub(super) fn add_layer_norm<const FMA: bool>(
+        dst: &mut [f32],
+        x: &[f32],
+        bias: &[f32],
+        gamma: &[f32],
+        beta: &[f32],
+        epsilon: f32,
+    ) {
+        let count = dst.len();
+        let (x, bias, gamma, beta) = (&x[..count], &bias[..count], &gamma[..count], &beta[..count]);
+        for i in 0..count {
+            dst[i] += x[i] + bias[i];
+        }
+        let n = count as f32;
+        let mean = reduce!(dst, |x, sum| sum + x) / n;
+        let variance = reduce!(dst, |x, sum| fma::<FMA>(x - mean, x - mean, sum)) / n;
+        let factor = 1.0 / (variance + epsilon).sqrt();
+        for i in 0..count {
+            dst[i] = fma::<FMA>((dst[i] - mean) * factor, gamma[i], beta[i]);
+        }
+    }
+
+    /// The exact GELU of `x + bias`.
+    #[inline(always)]
+    pub(super) fn gelu<const FMA: bool>(x: &mut [f32], bias: &[f32]) {
+        zip!(x, bias, |x, bias| gelu_lane::<FMA>(x + bias));
+    }
+
+    /// `max(x + bias, 0)`.
+    #[inline(always)]
+    pub(super) fn relu<const FMA: bool>(x: &mut [f32], bias: &[f32]) {
+        zip!(x, bias, |x, bias| larger(x + bias, 0.0));
+    }
+
+    /// `x += other`
+    #[inline(always)]
+    pub(super) fn add<const FMA: bool>(x: &mut [f32], other: &[f32]) {
+        zip!(x, other, |x, other| x + other);
+    }
+
+    /// `x *= factor`
+    #[inline(always)]
+    pub(super) fn scale<const FMA: bool>(x: &mut [f32], factor: f32) {
+        each!(x, |x| x * factor);
+    }
+
+    /// `dst = a + b`
+    #[inline(always)]
+    pub(super) fn sum<const FMA: bool>(dst: &mut [f32], a: &[f32], b: &[f32]) {
+        let count = dst.len();
+        let (a, b) = (&a[..count], &b[..count]);
+        for i in 0..count {
+            dst[i] = a[i] + b[i];
+        }
+    }
+
+    /// `x[row, column] += across[column] + down[row]`; the largest of it, NaN passed over. `across` is whole vectors.
+    #[inline(always)]
+    pub(super) fn positions_max<const FMA: bool>(
+        x: &mut [f32],
+        across: &[f32],
+        down: &[f32],
+    ) -> f32 {
+        let mut most = [f32::NEG_INFINITY; LANES];
+        for (x, &down) in x.chunks_exact_mut(across.len()).zip(down) {
+            for (x, across) in x.chunks_exact_mut(LANES).zip(across.chunks_exact(LANES)) {
+                let (x, across): (&mut Vector, &Vector) =
+                    (x.try_into().unwrap(), across.try_into().unwrap());
+                *x = lanes!(i => x[i] + (across[i] + down));
+                most = lanes!(i => larger(x[i], most[i]));
+            }
+        }
+        largest(most)
+    }
+
+    /// `x = e^(x - most)`; the sum.
+    #[inline(always)]
+    pub(super) fn exp_sum<const FMA: bool>(x: &mut [f32], most: f32) -> f32 {
+        let mut sums = [0.0; LANES];
+        let whole = x.len() / LANES * LANES;
+        let (vectors, rest) = x.split_at_mut(whole);
+        for x in vectors.chunks_exact_mut(LANES) {
+            let x: &mut Vector = x.try_into().unwrap();
+            *x = lanes!(i => exp_lane::<FMA>(x[i] - most));
+            sums = lanes!(i => sums[i] + x[i]);
+        }
+        for (x, sum) in rest.iter_mut().zip(&mut sums) {
+            *x = exp_lane::<FMA>(*x - most);
+            *sum += *x;
+        }
+        total(sums)
+    }
+
+    /// The exact GELU.
+    #[inline(always)]
+    pub(super) fn gelu_plain<const FMA: bool>(x: &mut [f32]) {
+        each!(x, |x| gelu_lane::<FMA>(x));
+    }
+
+    /// A step of the softmax of columns, as rows go by: `x` becomes e to the power of `x - most`, where `most` is the largest
+    /// of the column so far, NaN passed over. What was summed for a smaller `most` is to be multiplied by `factors`;
+    /// `total` is, and is added to. Columns are whole vectors.
+    #[inline(always)]
+    pub(super) fn columns_softmax<const FMA: bool>(
+        x: &mut [f32],
+        columns: usize,
+        most: &mut [f32],
+        total: &mut [f32],
+        factors: &mut [f32],
+    ) {
+        for first in (0..columns).step_by(LANES) {
+            let part = first..first + LANES;
+            let before = lanes!(i => most[part.start + i]);
+            let mut now = before;
+            for row in x.chunks_exact(columns) {
+                let row = &row[part.clone()];
+                for i in 0..LANES {
+                    now[i] = larger(row[i], now[i]);
+                }
+            }
+            // Where nothing has come but minus infinity, there is nothing to multiply.
+            let factor = lanes!(i => if before[i] == now[i] { 1.0 } else { exp_lane::<FMA>(before[i] - now[i]) });
+            let mut sums = lanes!(i => total[part.start + i] * factor[i]);
+            for row in x.chunks_exact_mut(columns) {
+                let row = &mut row[part.clone()];
+                for i in 0..LANES {
+                    let e = exp_lane::<FMA>(row[i] - now[i]);
+                    row[i] = e;
+                    sums[i] += e;
+                }
+            }
+            most[part.clone()].copy_from_slice(&now);
+            total[part.clone()].copy_from_slice(&sums);
+            factors[part].copy_from_slice(&factor);
+        }
+    }
+
+    /// Softmax of `x + bias` over entries `groups` apart: entry `t groups + g` belongs to group g.
+    #[inline(always)]
+    pub(super) fn group_softmax<const FMA: bool>(x: &mut [f32], bias: &[f32], groups: usize) {
+        if groups == 8 {
+            return softmax_of_eight::<FMA>(x, bias);
+        }
+        zip!(x, bias, |x, bias| x + bias);
+        for group in 0..groups {
+            let mut most = f32::NEG_INFINITY;
+            for i in (group..bias.len()).step_by(groups) {
+                most = larger(x[i], most);
+            }
+            let mut sum = 0.0;
+            for i in (group..bias.len()).step_by(groups) {
+                x[i] = exp_lane::<FMA>(x[i] - most);
+                sum += x[i];
+            }
+            for i in (group..bias.len()).step_by(groups) {
+                x[i] /= sum;
+            }
+        }
+    }
+
+    /// Eight groups: as vectors of two entries of each.
+    #[inline(always)]
+    fn softmax_of_eight<const FMA: bool>(x: &mut [f32], bias: &[f32]) {
+        const G: usize = 8;
+        let count = bias.len() / G * G;
+        let x = &mut x[..count];
+        let mut most = [f32::NEG_INFINITY; G];
+        for (x, bias) in x.chunks_exact_mut(G).zip(bias.chunks_exact(G)) {
+            for i in 0..G {
+                x[i] += bias[i];
+                most[i] = larger(x[i], most[i]);
+            }
+        }
+        let mut sums = [0.0; G];
+        for x in x.chunks_exact_mut(G) {
+            for i in 0..G {
+                x[i] = exp_lane::<FMA>(x[i] - most[i]);
+                sums[i] += x[i];
+            }
+        }
+        for sum in &mut sums {
+            *sum = 1.0 / *sum;
+        }
+        for x in x.chunks_exact_mut(G) {
+            for i in 0..G {
+                x[i] *= sums[i];
+            }
+        }
+    }
+}
+
+/// Compiles every function of `body` for one level and collects them in a table.
+macro_rules! level {
+    ($module:ident, $table:ident, $fma:literal, $attribute:tt, [$($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*]) => {
+        mod $module {
+            $(
+                /// # Safety
+                /// The CPU has the level.
+                #$attribute
+                #[allow(clippy::too_many_arguments)]
+                pub(super) unsafe fn $name($($arg: $ty),*) $(-> $ret)? {
+                    super::body::$name::<$fma>($($arg),*)
+                }
+            )*
+        }
+        pub(crate) static $table: RowKernels = RowKernels { $($name: $module::$name),* };
+    };
+}
+
+macro_rules! all_levels {
+    ($list:tt) => {
+        #[cfg(target_arch = "x86_64")]
+        level!(
+            avx512,
+            AVX512,
+            true,
+            [target_feature(
+                enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"
+            )],
+            $list
+        );
+        #[cfg(target_arch = "x86_64")]
+        level!(
+            avx2,
+            AVX2,
+            true,
+            [target_feature(enable = "avx2,fma")],
+            $list
+        );
+        #[cfg(target_arch = "aarch64")]
+        level!(plain, PLAIN, true, [inline], $list);
+        #[cfg(not(target_arch = "aarch64"))]
+        level!(plain, PLAIN, false, [inline], $list);
+    };
+}
+
+all_levels!([
+    layer_norm(dst: &mut [f32], x: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32);
+    add_layer_norm(dst: &mut [f32], x: &[f32], bias: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32);
+    gelu(x: &mut [f32], bias: &[f32]);
+    relu(x: &mut [f32], bias: &[f32]);
+    add(x: &mut [f32], other: &[f32]);
+    scale(x: &mut [f32], factor: f32);
+    sum(dst: &mut [f32], a: &[f32], b: &[f32]);
+    positions_max(x: &mut [f32], across: &[f32], down: &[f32]) -> f32;
+    exp_sum(x: &mut [f32], most: f32) -> f32;
+    gelu_plain(x: &mut [f32]);
+    columns_softmax(x: &mut [f32], columns: usize, most: &mut [f32], total: &mut [f32], factors: &mut [f32]);
+    group_softmax(x: &mut [f32], bias: &[f32], groups: usize);
+]);
