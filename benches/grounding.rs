@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use support::{CHECKPOINT, Outcome, argument, judge, maskmill, record, repository, watch};
+use support::{CHECKPOINT, Outcome, argument, judge, maskmill, median, record, repository, watch};
 
 const PHOTOS: [&str; 3] = ["cat.png", "coffee.png", "dogs.png"];
 const BOXES: u32 = 16;
@@ -114,13 +114,6 @@ fn device_seconds(output: &Path) -> Result<f64, Box<dyn Error>> {
     }
     Ok(seconds)
 }
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
 fn name_of(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()

@@ -242,6 +242,7 @@ fn rows_depend_on_no_batch_size_or_thread_count() {
         ["run.points_per_batch=1", "run.decode_threads=1"],
         ["run.points_per_batch=7", "run.decode_threads=5"],
         ["run.points_per_batch=1000", "run.images_in_flight=1"],
+        ["run.points_per_batch=1000", "run.prompt_memory=1 MiB"],
         ["run.images_in_flight=64", "run.max_bytes_in_flight=16 MiB"],
     ] {
         assert_eq!(rows_with(&settings, None), expected, "{settings:?}");

@@ -12,16 +12,18 @@ glibc's malloc returns large buffers to the kernel and faults them in again, whi
 So this starts itself again with a malloc that keeps them, and with threads that sleep while they wait, so that CPU
 seconds are work; `--stock-malloc` leaves the environment as it is.
 
-| `--what` | measured | variants |
-|---|---|---|
-| `encoder` | image encoder, one seeded random image | `f32/eager`, `f32/sdpa`, `bf16/autocast`, `bf16/sdpa`, `bf16/compiled` |
-| `decoder` | prompt encoder and mask decoder, one batch of points | `f32/eager`, `bf16/autocast`, `bf16/compiled` |
-| `postprocess` | upscaling to run lengths, low-resolution logits from `--logits`, no mask filtered out | `f32/eager` |
-| `automatic` | `SamAutomaticMaskGenerator.generate` | `f32/eager`, with `--best` `bf16/compiled` |
-| `gemm` | matrix products of ViT-B's encoder | `f32/matmul`, `bf16/matmul` |
+| `--what` | measured | variants: `f32/` | `bf16/` |
+|---|---|---|---|
+| `encoder` | image encoder, one seeded random image | `eager`, `sdpa`, `compiled` | `autocast`, `sdpa`, `compiled` |
+| `decoder` | prompt encoder and mask decoder, one batch of points | `eager`, `compiled` | `autocast`, `compiled` |
+| `postprocess` | from `--logits` of low resolution to run lengths, no mask filtered out | `eager` | |
+| `automatic` | `SamAutomaticMaskGenerator.generate` | `eager` | `compiled`, with `--best` |
+| `gemm` | matrix products of ViT-B's encoder | `matmul` | `matmul` |
 
 `sdpa` is transformers' encoder with the same weights, and `compiled` is `torch.compile` around it (`encoder`) or
 around the mask decoder under autocast (`decoder`, `automatic`); compilation is part of the warm-up.
+
+For memory, measure `automatic` alone and with `--stock-malloc`: the tuned one gives nothing back.
 """
 
 import os
@@ -73,7 +75,7 @@ BEST_DECODER = "bf16/compiled"
 
 CORRECT_CODE = "-fno-tree-slp-vectorize"
 """Compiler option of compiled variants. GCC 12.2 gets PyTorch 2.15's AVX-512 transpose of bf16 tiles wrong without it,
-and every logit of the bf16 mask decoder is NaN. The loops are vectorised with intrinsics, so it costs no speed."""
+and every logit of the bf16 mask decoder is NaN. The loops are vectorised with intrinsics, so it costs little."""
 
 SAME_EMBEDDING = 1e-3
 """Largest difference of transformers' f32 embedding from segment-anything's; the embedding is of order 1."""
@@ -138,7 +140,7 @@ class Stopwatch:
             values[run] += value
 
 
-class Session:
+class Bench:
     """What all measurements share: the options, where results go, and what is kept for `--dump` and `--out`."""
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -201,7 +203,7 @@ def log(message: str) -> None:
 
 
 def load(checkpoint: Path) -> tuple[str, Sam]:
-    """Loads a checkpoint under the official key names. Returns the architecture that its shapes imply, and the model."""
+    """Loads a checkpoint under the official key names. Returns the architecture its shapes imply, and the model."""
     if checkpoint.suffix == ".safetensors":
         weights = load_file(checkpoint)
     else:
@@ -259,8 +261,8 @@ def compiled(function: Callable) -> Callable:
 def transformers_encoder(architecture: str, sam: Sam):
     """transformers' image encoder with fused attention, and the weights of `sam`.
 
-    In bf16 it is the fastest that PyTorch users can set up without compiling. segment-anything's own attention holds
-    every head's whole matrix of weights in memory.
+    In bf16 it is the fastest that PyTorch users can set up without compiling: segment-anything's own attention writes
+    every head's whole matrix of weights to memory.
     """
     from transformers import SamVisionConfig
     from transformers.models.sam.modeling_sam import SamVisionEncoder
@@ -316,11 +318,11 @@ def distance(result: torch.Tensor, expected: torch.Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure_encoder(session: Session, architecture: str, sam: Sam) -> None:
+def measure_encoder(bench: Bench, architecture: str, sam: Sam) -> None:
     side = sam.image_encoder.img_size
-    pixels = np.random.default_rng(session.options.seed).integers(0, 256, (1, 3, side, side))
+    pixels = np.random.default_rng(bench.options.seed).integers(0, 256, (1, 3, side, side))
     image = sam.preprocess(torch.from_numpy(pixels).float())
-    session.keep("encoder/input", image[0])
+    bench.keep("encoder/input", image[0])
 
     embeddings: dict[str, torch.Tensor] = {}
 
@@ -329,22 +331,22 @@ def measure_encoder(session: Session, architecture: str, sam: Sam) -> None:
             embeddings[variant] = image_encoder(architecture, sam, variant)(image)
         return embeddings[variant]
 
-    for variant in filter(session.wants, ENCODER_VARIANTS):
+    for variant in filter(bench.wants, ENCODER_VARIANTS):
         log(f"encoder {variant}")
         encode = image_encoder(architecture, sam, variant)
-        stopwatch, embeddings[variant] = session.measure(lambda: encode(image))
+        stopwatch, embeddings[variant] = bench.measure(lambda: encode(image))
         more = {"image_size": side, "from_f32": distance(embeddings[variant], f32("f32/eager"))}
         if is_transformers(variant):
             apart = distance(f32("f32/sdpa"), f32("f32/eager"))["max_abs"]
             assert apart <= SAME_EMBEDDING, f"transformers' f32 embedding is {apart} from segment-anything's"
             more["transformers_f32_max_abs"] = apart
-        session.keep(f"encoder/{variant}", embeddings[variant][0])
-        session.report("encoder", variant, stopwatch, **more)
+        bench.keep(f"encoder/{variant}", embeddings[variant][0])
+        bench.report("encoder", variant, stopwatch, **more)
 
 
 @torch.no_grad()
-def measure_decoder(session: Session, sam: Sam) -> None:
-    options = session.options
+def measure_decoder(bench: Bench, sam: Sam) -> None:
+    options = bench.options
     channels, (grid, _) = sam.prompt_encoder.embed_dim, sam.prompt_encoder.image_embedding_size
     if options.embedding is not None:
         embedding = load_file(options.embedding)["image_embedding"].float().reshape(1, channels, grid, grid)
@@ -355,8 +357,8 @@ def measure_decoder(session: Session, sam: Sam) -> None:
     points = amg.build_point_grid(math.ceil(math.sqrt(options.points_per_batch)))[: options.points_per_batch]
     points = torch.from_numpy(points * sam.image_encoder.img_size)[:, None]
     labels = torch.ones(points.shape[:2], dtype=torch.int)
-    session.keep("decoder/image_embedding", embedding[0])
-    session.keep("decoder/points", points[:, 0])
+    bench.keep("decoder/image_embedding", embedding[0])
+    bench.keep("decoder/points", points[:, 0])
 
     def decode(decoder: Callable) -> tuple[torch.Tensor, torch.Tensor]:
         sparse, dense = sam.prompt_encoder(points=(points, labels), boxes=None, masks=None)
@@ -369,15 +371,15 @@ def measure_decoder(session: Session, sam: Sam) -> None:
         )
 
     expected = None
-    for variant in filter(session.wants, DECODER_VARIANTS):
+    for variant in filter(bench.wants, DECODER_VARIANTS):
         log(f"decoder {variant}")
         decoder = mask_decoder(sam, variant)
-        stopwatch, (logits, iou) = session.measure(lambda: decode(decoder))
+        stopwatch, (logits, iou) = bench.measure(lambda: decode(decoder))
         if expected is None:
             expected = (logits, iou) if variant == "f32/eager" else decode(sam.mask_decoder)
-        session.keep(f"decoder/{variant}/low_res_logits", logits)
-        session.keep(f"decoder/{variant}/iou_predictions", iou)
-        session.report(
+        bench.keep(f"decoder/{variant}/low_res_logits", logits)
+        bench.keep(f"decoder/{variant}/iou_predictions", iou)
+        bench.report(
             "decoder",
             variant,
             stopwatch,
@@ -390,15 +392,15 @@ def measure_decoder(session: Session, sam: Sam) -> None:
 
 
 @torch.no_grad()
-def measure_postprocess(session: Session, sam: Sam) -> None:
+def measure_postprocess(bench: Bench, sam: Sam) -> None:
     """The steps of `SamAutomaticMaskGenerator._process_batch` after the model, with its own functions."""
-    options = session.options
+    options = bench.options
     original = tuple(options.original)
     side = sam.image_encoder.img_size
     input_size = ResizeLongestSide.get_preprocess_shape(*original, side)
     low_side = 4 * side // PATCH
     low_res = torch.from_numpy(np.fromfile(options.logits, dtype="<f4")).reshape(-1, 1, low_side, low_side)
-    session.keep("postprocess/low_res_logits", low_res[:, 0])
+    bench.keep("postprocess/low_res_logits", low_res[:, 0])
 
     stopwatch = Stopwatch()
     upscale = stopwatch.part("upscale", sam.postprocess_masks)
@@ -415,11 +417,11 @@ def measure_postprocess(session: Session, sam: Sam) -> None:
         return stability, mask_to_box(masks), mask_to_rle(masks)
 
     log(f"postprocess f32/eager, {len(low_res)} masks at {original}")
-    stopwatch, (stability, boxes, rles) = session.measure(postprocess, stopwatch)
-    session.report("postprocess", "f32/eager", stopwatch, masks=len(low_res), original=original)
+    stopwatch, (stability, boxes, rles) = bench.measure(postprocess, stopwatch)
+    bench.report("postprocess", "f32/eager", stopwatch, masks=len(low_res), original=original)
     if options.out is None:
         return
-    session.outputs["postprocess"] = {
+    bench.outputs["postprocess"] = {
         "height": original[0],
         "width": original[1],
         "masks": [
@@ -434,8 +436,8 @@ def measure_postprocess(session: Session, sam: Sam) -> None:
     }
 
 
-def measure_automatic(session: Session, architecture: str, sam: Sam) -> None:
-    options = session.options
+def measure_automatic(bench: Bench, architecture: str, sam: Sam) -> None:
+    options = bench.options
     image = read_rgb(options.image)
     settings = {name: getattr(options, name) for name in GENERATOR_SETTINGS}
     generator = SamAutomaticMaskGenerator(sam, output_mode="coco_rle", **settings)
@@ -465,9 +467,11 @@ def measure_automatic(session: Session, architecture: str, sam: Sam) -> None:
     with ExitStack() as patches:
         for owner, function, part, original in parts:
             patches.enter_context(patch.object(owner, function, stopwatch.part(part, original)))
-        stopwatch, annotations = session.measure(lambda: generator.generate(image), stopwatch)
+        stopwatch, annotations = bench.measure(lambda: generator.generate(image), stopwatch)
+    if not annotations:
+        raise SystemExit(f"{options.image.name}: no masks, so the time would be no baseline")
     height, width = image.shape[:2]
-    session.report(
+    bench.report(
         "automatic",
         decoder,
         stopwatch,
@@ -479,7 +483,7 @@ def measure_automatic(session: Session, architecture: str, sam: Sam) -> None:
         masks=len(annotations),
         peak_rss_bytes=peak_rss_bytes(),
     )
-    session.outputs["automatic"] = {
+    bench.outputs["automatic"] = {
         "image": options.image.name,
         "height": height,
         "width": width,
@@ -501,25 +505,25 @@ def peak_rss_bytes() -> int:
 
 
 @torch.no_grad()
-def measure_gemm(session: Session) -> None:
-    generator = torch.Generator().manual_seed(session.options.seed)
-    for variant in filter(session.wants, GEMM_VARIANTS):
+def measure_gemm(bench: Bench) -> None:
+    generator = torch.Generator().manual_seed(bench.options.seed)
+    for variant in filter(bench.wants, GEMM_VARIANTS):
         dtype = torch.float32 if variant.startswith("f32/") else torch.bfloat16
         for rows, inner, columns in GEMM_SHAPES:
             log(f"gemm {variant}, {rows} x {inner} x {columns}")
             left = torch.randn(rows, inner, generator=generator).to(dtype)
             right = torch.randn(inner, columns, generator=generator).to(dtype)
             product = torch.empty(rows, columns, dtype=dtype)
-            once, _ = session.measure(lambda: torch.matmul(left, right, out=product))
+            once, _ = bench.measure(lambda: torch.matmul(left, right, out=product))
             calls = math.ceil(GEMM_SECONDS / min(once.seconds))
 
             def products() -> None:
                 for _ in range(calls):
                     torch.matmul(left, right, out=product)
 
-            stopwatch, _ = session.measure(products)
+            stopwatch, _ = bench.measure(products)
             operations = 2 * rows * inner * columns * calls
-            session.report(
+            bench.report(
                 "gemm",
                 variant,
                 stopwatch,
@@ -578,23 +582,23 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     torch.set_num_threads(options.threads)
-    session = Session(options)
+    bench = Bench(options)
     if options.what != ["gemm"]:
         architecture, sam = load(options.checkpoint)
         log(f"{options.checkpoint.name}: {architecture}")
     for what in options.what:
         match what:
             case "encoder":
-                measure_encoder(session, architecture, sam)
+                measure_encoder(bench, architecture, sam)
             case "decoder":
-                measure_decoder(session, sam)
+                measure_decoder(bench, sam)
             case "postprocess":
-                measure_postprocess(session, sam)
+                measure_postprocess(bench, sam)
             case "automatic":
-                measure_automatic(session, architecture, sam)
+                measure_automatic(bench, architecture, sam)
             case "gemm":
-                measure_gemm(session)
-    session.write_files()
+                measure_gemm(bench)
+    bench.write_files()
 
 
 if __name__ == "__main__":

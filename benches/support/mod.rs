@@ -301,3 +301,9 @@ fn commit() -> String {
         String::from_utf8_lossy(&o.stdout).trim().to_owned()
     })
 }
+
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}

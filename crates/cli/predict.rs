@@ -76,13 +76,20 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<(), Failure> {
         .with_context(|| format!("{name} cannot be decoded"))?
         .image;
     let device = arguments.device.parse::<DeviceName>()?.open()?;
-    let found = match &arguments.detector {
-        Some(detector) => Some(find(arguments, detector, &image, &device)?),
-        None => None,
-    };
     let precision = match arguments.precision {
         PrecisionArgument::F32 => Precision::F32,
         PrecisionArgument::Bf16 => Precision::Bf16,
+    };
+    if !Sam::supports(&device, precision) {
+        let error = anyhow::anyhow!(
+            "--precision {precision}: device `{}` does not compute in it; use one that does, such as --device cpu, or --precision f32",
+            arguments.device
+        );
+        return Err(error.into());
+    }
+    let found = match &arguments.detector {
+        Some(detector) => Some(find(arguments, detector, &image, &device)?),
+        None => None,
     };
     let sam = Sam::load(&arguments.checkpoint, &device, precision)?;
     let mut predictor = Predictor::new(&sam);

@@ -95,11 +95,13 @@ impl Store {
 pub struct Run {
     /// `cpu`, `cuda`, `cuda:1`, `wgpu`, `wgpu:0`...; the part behind the colon is the device's own.
     pub device: String,
-    /// How many points are decoded at once: more is faster on a GPU and takes more memory.
+    /// How many points or boxes are asked at once, at most: more is faster and takes more memory.
     pub points_per_batch: u32,
+    /// Bytes that a batch of points or boxes may take, at most: batches are as small as that needs, down to one.
+    pub prompt_memory: u64,
     /// How many crops of masks the labeller takes at once.
     pub crops_per_batch: u32,
-    /// Threads that decode images; 0 means one per core.
+    /// Images that are decoded at once; 0 means one per core, and more are not.
     pub decode_threads: u32,
     /// Requests to the source under way, at most.
     pub fetch_concurrency: u32,
@@ -145,6 +147,10 @@ pub enum Progress {
 
 /// Smallest memory budget: an encoded and decoded photo of a few megapixels.
 const MIN_BYTES_IN_FLIGHT: u64 = 16 << 20;
+/// Smallest memory of a batch of prompts: the masks of one prompt of the published models take 768 KiB.
+const MIN_PROMPT_MEMORY: u64 = 1 << 20;
+/// Largest memory budget: more than a machine has.
+const MAX_MEMORY: u64 = 1 << 50;
 /// What S3 takes in one piece of several, at least, and in one request, at most.
 const MIN_PUT_BYTES: u64 = 5 << 20;
 const MAX_PUT_BYTES: u64 = 5 << 30;
@@ -217,7 +223,8 @@ fn read_endpoint(section: &mut Section<'_>, key: &str) -> Option<String> {
 fn read_run(mut section: Section<'_>) -> Run {
     let run = Run {
         device: read_device(&mut section),
-        points_per_batch: section.integer_u32("points_per_batch", 64, 1..=65_536),
+        points_per_batch: section.integer_u32("points_per_batch", 256, 1..=65_536),
+        prompt_memory: section.bytes("prompt_memory", 1 << 30, MIN_PROMPT_MEMORY..=MAX_MEMORY),
         crops_per_batch: section.integer_u32("crops_per_batch", 32, 1..=65_536),
         fetch_concurrency: section.integer_u32("fetch_concurrency", 16, 1..=1024),
         shard_attempts: section.integer_u32("shard_attempts", 3, 1..=100),
@@ -226,7 +233,7 @@ fn read_run(mut section: Section<'_>) -> Run {
         max_bytes_in_flight: section.bytes(
             "max_bytes_in_flight",
             512 << 20,
-            MIN_BYTES_IN_FLIGHT..=(1 << 50),
+            MIN_BYTES_IN_FLIGHT..=MAX_MEMORY,
         ),
     };
     section.finish();

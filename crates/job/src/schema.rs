@@ -183,6 +183,7 @@ const CONFIG: &[SectionKeys] = &[
         &[
             "device",
             "points_per_batch",
+            "prompt_memory",
             "crops_per_batch",
             "decode_threads",
             "fetch_concurrency",

@@ -298,6 +298,61 @@ pub(crate) unsafe fn pack_row<const TERMS: usize>(dst: *mut u16, r: usize, row: 
     }
 }
 
+/// e^x of sixteen x <= 0, 0 below -87.3: the same function as that of `rows.rs`.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn exp(x: __m512) -> __m512 {
+    use std::arch::x86_64::{
+        _CMP_NLT_UQ, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_fnmadd_ps,
+        _mm512_maskz_scalef_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_set1_ps,
+    };
+    let set = |v: f32| _mm512_set1_ps(v);
+    let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, set(-87.33));
+    let clamped = _mm512_max_ps(set(-87.33), x); // NaN passes
+    let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(clamped, set(std::f32::consts::LOG2_E)));
+    let r = _mm512_fnmadd_ps(n, set(0.693_359_375), clamped);
+    let r = _mm512_fnmadd_ps(n, set(-2.121_944_4e-4), r);
+    let p = set(1.987_569_1e-4);
+    let p = _mm512_fmadd_ps(p, r, set(1.398_199_9e-3));
+    let p = _mm512_fmadd_ps(p, r, set(8.333_452e-3));
+    let p = _mm512_fmadd_ps(p, r, set(4.166_579_6e-2));
+    let p = _mm512_fmadd_ps(p, r, set(1.666_666_5e-1));
+    let p = _mm512_fmadd_ps(p, r, set(0.5));
+    let p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), set(1.0));
+    _mm512_maskz_scalef_ps(kept, p, n)
+}
+
+/// Packs `e^(score - most)` of a row of scores, whole tiles, as [`pack_row`] does; the sum.
+///
+/// # Safety
+/// As [`pack_row`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) unsafe fn pack_exp_row<const TERMS: usize>(
+    dst: *mut u16,
+    r: usize,
+    scores: &[f32],
+    most: f32,
+) -> f32 {
+    use std::arch::x86_64::{
+        _mm512_add_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    };
+    let most = _mm512_set1_ps(most);
+    let mut sums = [_mm512_setzero_ps(); 2];
+    for (kt, scores) in scores.chunks_exact(32).enumerate() {
+        // SAFETY: 32 floats; row `r` of tiles that the caller promises to be there.
+        unsafe {
+            let at = scores.as_ptr();
+            let low = exp(_mm512_sub_ps(_mm512_loadu_ps(at), most));
+            let high = exp(_mm512_sub_ps(_mm512_loadu_ps(at.add(16)), most));
+            sums = [_mm512_add_ps(sums[0], low), _mm512_add_ps(sums[1], high)];
+            for (t, term) in split_32::<TERMS>(low, high).into_iter().enumerate() {
+                _mm512_storeu_si512(dst.add((kt * TERMS + t) * TILE + r * 32).cast(), term);
+            }
+        }
+    }
+    _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]))
+}
+
 /// Transposes 16 x 16 elements of 32 bits.
 #[target_feature(enable = "avx512f")]
 #[inline]

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::aligned::{Scratch, Shared};
 use crate::engine::{Engine, STRIP, padded_rows, product};
 use crate::matrix::Linear;
+use crate::profile::{self, Part};
 
 /// Columns of the grid are padded to whole vectors.
 const LANES: usize = 16;
@@ -119,17 +120,17 @@ impl<E: Engine> Grid<'_, E> {
         keys: &mut [E::Element],
         values: &mut [E::Element],
     ) {
-        let zeros = vec![0.0; qkv.d];
+        let (zeros, slots) = (vec![0.0; qkv.d], self.slots());
         let row = |part: usize, slot: usize| match self.place(slot) {
             Some((row, column)) => qkv.of(part, head, (self.token)(row, column)),
             None => &zeros,
         };
-        let slots = self.slots();
+        let bytes = 2 * slots * qkv.d * size_of::<f32>() + size_of_val(keys) + size_of_val(values);
         // SAFETY: the caller promises the level.
-        unsafe {
+        profile::count(Part::Keys, 0, bytes, || unsafe {
             E::pack_columns(keys, qkv.d, slots, |slot| row(1, slot));
             E::pack_rows(values, slots, 0..slots, qkv.d, |slot| row(2, slot));
-        }
+        });
     }
 
     /// Attention of some queries, by their places, in one head; `out` is handed each query's token and result.
@@ -137,6 +138,31 @@ impl<E: Engine> Grid<'_, E> {
     /// # Safety
     /// The CPU has the engine's level; `keys` are packed by [`Grid::pack`].
     unsafe fn attend(
+        &self,
+        part: Part,
+        qkv: Qkv<'_>,
+        head: usize,
+        queries: &[(usize, usize, usize)],
+        keys: &Keys<'_, E>,
+        out: impl FnMut(usize, &mut [f32]),
+    ) {
+        let (tokens, d) = (self.positions.height * self.positions.width, qkv.d);
+        let flops = queries.len() * d * (4 * tokens + 2 * self.positions.table.outputs);
+        let bytes = 2 * queries.len() * d * size_of::<f32>()
+            + size_of_val(keys.keys)
+            + size_of_val(keys.values);
+        profile::count(part, flops, bytes, || {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let _session = E::session();
+                self.attend_uncounted(qkv, head, queries, keys, out);
+            }
+        });
+    }
+
+    /// # Safety
+    /// As [`Grid::attend`].
+    unsafe fn attend_uncounted(
         &self,
         qkv: Qkv<'_>,
         head: usize,
@@ -165,6 +191,7 @@ impl<E: Engine> Grid<'_, E> {
         let mut sums = Scratch::<f32>::take(rows * width);
         let mut most = vec![f32::NEG_INFINITY; count];
         let mut total = vec![0.0_f32; count];
+        let mut part = vec![0.0_f32; count];
         // SAFETY: the caller promises the level; factors are packed here or by `pack`, sums have padded rows.
         unsafe {
             E::pack_left(&mut left, count, d, 0..d, |q| {
@@ -202,17 +229,17 @@ impl<E: Engine> Grid<'_, E> {
                     let down =
                         &down[q * positions.key_rows() + first / stride..][..columns / stride];
                     let largest = (k.positions_max)(scores, across, down).max(most[q]);
-                    let sum = (k.exp_sum)(scores, largest);
                     let factor = (most[q] - largest).exp();
-                    total[q] = total[q] * factor + sum;
                     if first > 0 && factor != 1.0 {
+                        total[q] *= factor;
                         (k.scale)(&mut sums[q * width..][..width], factor);
                     }
                     most[q] = largest;
                 }
-                E::pack_left(&mut weights, count, columns, 0..columns, |q| {
-                    &scores[q * block..][..columns]
-                });
+                E::pack_weights(&mut weights, &mut scores, block, columns, &most, &mut part);
+                for (total, part) in total.iter_mut().zip(&part) {
+                    *total += part;
+                }
                 for column in (0..width).step_by(STRIP) {
                     let right = keys.values.as_ptr().add(
                         (column * slot_depths + first / E::DEPTH * crate::engine::PANEL)
@@ -308,9 +335,14 @@ pub(crate) unsafe fn attention<E: Engine>(
                 };
                 // SAFETY: the caller promises the level; keys are packed above.
                 unsafe {
-                    grid.attend(qkv, head, &queries, &keys, |token, result| {
-                        write(head, token, result)
-                    });
+                    grid.attend(
+                        Part::GlobalAttention,
+                        qkv,
+                        head,
+                        &queries,
+                        &keys,
+                        |token, result| write(head, token, result),
+                    );
                 }
             });
         }
@@ -349,9 +381,14 @@ pub(crate) unsafe fn attention<E: Engine>(
                             values: &values,
                         };
                         for queries in queries.chunks(chunk) {
-                            grid.attend(qkv, head, queries, &keys, |token, result| {
-                                write(head, token, result)
-                            });
+                            grid.attend(
+                                Part::WindowAttention,
+                                qkv,
+                                head,
+                                queries,
+                                &keys,
+                                |token, result| write(head, token, result),
+                            );
                         }
                     }
                 });

@@ -23,6 +23,8 @@ use crate::engine::{Engine, STRIP, padded_rows, product};
 use crate::level::Level;
 use crate::matrix::{Linear, Norm};
 use crate::precision::Precision;
+use crate::profile::{self, Part};
+use crate::rows::AnswerRows;
 use crate::upscaling::{Upscaling, UpscalingWeights};
 use crate::vit::{LinearWeights, NormWeights};
 
@@ -487,31 +489,35 @@ impl<E: Engine> Share for Weights<E> {
             .zip(queries.par_chunks_exact_mut(left_q))
             .enumerate()
             .for_each(|(chunk, ((keys, values), queries))| {
-                let part = |x: &[f32]| {
-                    x.chunks(CHUNK * dim)
-                        .nth(chunk)
-                        .map(<[f32]>::to_vec)
-                        .expect("as many chunks")
-                };
-                let x = part(image);
-                let rows = x.len() / dim;
-                let mut positioned = part(positions);
-                // SAFETY: the level was checked when the weights were packed.
-                unsafe {
-                    (E::KERNELS.add)(&mut positioned, &x);
-                    let made = k.forward(&positioned, false);
-                    E::pack_left(keys, rows, k.outputs, 0..k.outputs, |r| {
-                        &made[r * k.outputs..][..k.outputs]
-                    });
-                    let made = v.forward(&x, false);
-                    E::pack_rows(values, rows, 0..rows, v.outputs, |r| {
-                        &made[r * v.outputs..][..v.outputs]
-                    });
-                    let made = q.forward(&positioned, false);
-                    E::pack_left(queries, rows, q.outputs, 0..q.outputs, |r| {
-                        &made[r * q.outputs..][..q.outputs]
-                    });
-                }
+                profile::count(Part::Shared, 0, 0, || {
+                    // SAFETY: the level was checked when the weights were packed.
+                    let _session = unsafe { E::session() };
+                    let part = |x: &[f32]| {
+                        x.chunks(CHUNK * dim)
+                            .nth(chunk)
+                            .map(<[f32]>::to_vec)
+                            .expect("as many chunks")
+                    };
+                    let x = part(image);
+                    let rows = x.len() / dim;
+                    let mut positioned = part(positions);
+                    // SAFETY: the level was checked when the weights were packed.
+                    unsafe {
+                        (E::KERNELS.add)(&mut positioned, &x);
+                        let made = k.forward(&positioned, false);
+                        E::pack_left(keys, rows, k.outputs, 0..k.outputs, |r| {
+                            &made[r * k.outputs..][..k.outputs]
+                        });
+                        let made = v.forward(&x, false);
+                        E::pack_rows(values, rows, 0..rows, v.outputs, |r| {
+                            &made[r * v.outputs..][..v.outputs]
+                        });
+                        let made = q.forward(&positioned, false);
+                        E::pack_left(queries, rows, q.outputs, 0..q.outputs, |r| {
+                            &made[r * q.outputs..][..q.outputs]
+                        });
+                    }
+                })
             });
         DecoderImage(Box::new(Image {
             weights: self,
@@ -663,7 +669,7 @@ struct Answer<E: Engine> {
     keys: Scratch<E::Element>,
     /// What each head of a token adds to the image, a right factor `[heads of tokens, dim]`.
     values: Scratch<E::Element>,
-    /// Added to scores.
+    /// Added to scores; minus infinity for columns that fill the last strip.
     bias: Vec<f32>,
     channels: usize,
     columns: usize,
@@ -712,16 +718,12 @@ unsafe fn added<E: Engine>(a: &[f32], b: &[f32]) -> Vec<f32> {
 /// # Safety
 /// The CPU has the engine's level.
 unsafe fn norm_sum<E: Engine>(norm: &Norm, x: &mut [f32], y: Option<&[f32]>) {
-    let dim = norm.gamma.len();
-    for (r, x) in x.chunks_exact_mut(dim).enumerate() {
-        // SAFETY: the caller promises the level.
-        unsafe {
-            if let Some(y) = y {
-                (E::KERNELS.add)(x, &y[r * dim..][..dim]);
-            }
-            let row = x.to_vec();
-            (E::KERNELS.layer_norm)(x, &row, &norm.gamma, &norm.beta, norm.epsilon);
+    // SAFETY: the caller promises the level.
+    unsafe {
+        if let Some(y) = y {
+            (E::KERNELS.add)(x, y);
         }
+        norm.apply::<E>(x, norm.gamma.len());
     }
 }
 
@@ -806,7 +808,12 @@ impl<E: Engine> Image<E> {
                         &values[part],
                         index == 0,
                     );
-                    self.sweep(index == 0, block, &answer, gathered, image, &mut buffers);
+                    let rows = image_len / dim;
+                    let flops = 2 * rows * columns * (answer.channels + 3 * dim);
+                    let bytes = 3 * size_of_val(image);
+                    profile::count(Part::Transformer, flops, bytes, || {
+                        self.sweep(index == 0, block, &answer, gathered, image, &mut buffers);
+                    });
                 }
             }
             self.conclude(
@@ -893,16 +900,20 @@ impl<E: Engine> Image<E> {
                 let apart = heads_apart(q, inner, heads);
                 let mut gathered =
                     Gathered::<E>::new(columns, inner, inner, |j| &apart[j * inner..][..inner]);
-                for chunk in 0..image_tokens.div_ceil(CHUNK) {
-                    let rows = CHUNK.min(image_tokens - chunk * CHUNK);
-                    gathered.take(
-                        rows,
-                        &self.keys[chunk * left..][..left],
-                        &self.values[chunk * right..][..right],
-                        &mut buffers.scores,
-                        &mut buffers.transposed,
-                    );
-                }
+                let bytes = size_of_val(&*self.keys) + size_of_val(&*self.values);
+                let flops = 4 * image_tokens * columns * inner;
+                profile::count(Part::Transformer, flops, bytes, || {
+                    for chunk in 0..image_tokens.div_ceil(CHUNK) {
+                        let rows = CHUNK.min(image_tokens - chunk * CHUNK);
+                        gathered.take(
+                            rows,
+                            &self.keys[chunk * left..][..left],
+                            &self.values[chunk * right..][..right],
+                            &mut buffers.scores,
+                            &mut buffers.transposed,
+                        );
+                    }
+                });
                 let averages = gathered.finish();
                 for token in averages.chunks_exact(heads * inner) {
                     for (h, row) in token.chunks_exact(inner).enumerate() {
@@ -949,14 +960,17 @@ impl<E: Engine> Image<E> {
                 &given[j * dim..][..dim]
             });
             // Shared queries have their bias.
-            match shared {
+            let mut bias: Vec<f32> = match shared {
                 true => vec![0.0; columns],
                 false => keys
                     .chunks_exact(d)
                     .zip(attention.bias.chunks_exact(d).cycle())
                     .map(|(k, bias)| k.iter().zip(bias).map(|(k, bias)| k * bias).sum())
                     .collect(),
-            }
+            };
+            // Columns that fill the last strip get no weight.
+            bias.resize(columns.next_multiple_of(STRIP), f32::NEG_INFINITY);
+            bias
         };
         Answer {
             keys: packed_keys,
@@ -1002,7 +1016,6 @@ impl<E: Engine> Image<E> {
             // SAFETY: the caller promises the level; buffers are made for chunks.
             unsafe {
                 let asking = if first {
-                    image.copy_from_slice(&self.image[part]);
                     &self.queries[chunk * queries_len..][..queries_len]
                 } else {
                     (k.sum)(&mut positioned[..rows * dim], image, positions);
@@ -1020,9 +1033,11 @@ impl<E: Engine> Image<E> {
                     0..depths,
                     false,
                 );
-                for scores in scores.chunks_exact_mut(stride).take(rows) {
-                    (k.group_softmax)(scores, &answer.bias, self.weights.heads);
-                }
+                (k.group_softmax)(
+                    &mut scores[..rows * stride],
+                    &answer.bias,
+                    self.weights.heads,
+                );
                 E::pack_left(weights, rows, answer.columns, 0..answer.columns, |r| {
                     &scores[r * stride..][..answer.columns]
                 });
@@ -1038,28 +1053,54 @@ impl<E: Engine> Image<E> {
                     0..depths,
                     false,
                 );
-                for ((image, answer), (positioned, positions)) in image
-                    .chunks_exact_mut(dim)
-                    .zip(answers.chunks_exact(width))
-                    .zip(
-                        positioned
-                            .chunks_exact_mut(dim)
-                            .zip(positions.chunks_exact(dim)),
-                    )
-                {
-                    (k.add_layer_norm)(
-                        image,
-                        answer,
-                        &block.to_tokens.out_bias,
-                        &block.norm4.gamma,
-                        &block.norm4.beta,
-                        block.norm4.epsilon,
-                    );
-                    (k.sum)(positioned, image, positions);
-                }
+                let normed = AnswerRows {
+                    answers,
+                    stride: width,
+                    bias: &block.to_tokens.out_bias,
+                    gamma: &block.norm4.gamma,
+                    beta: &block.norm4.beta,
+                    epsilon: block.norm4.epsilon,
+                    positions,
+                };
+                // In the first block from the image that all prompts share.
+                let shared = first.then(|| &self.image[part]);
+                (k.answer_rows)(image, positioned, shared, &normed);
                 E::pack_left(left, rows, dim, 0..dim, |r| &positioned[r * dim..][..dim]);
                 E::pack_rows(right, rows, 0..rows, dim, |r| &image[r * dim..][..dim]);
                 gathered.take(rows, left, right, scores, transposed);
+            }
+        }
+    }
+
+    /// The wanted masks of a prompt's transformed tokens, `[count, dim]`, and image, `[tokens, dim]`.
+    ///
+    /// # Safety
+    /// The CPU has the engine's level.
+    unsafe fn masks(&self, tokens: &[f32], image: &[f32], wanted: &Wanted<'_>) -> DecodedPrompt {
+        let w = &*self.weights;
+        let token = |i: usize| &tokens[i * w.dim..][..w.dim];
+        // SAFETY: the caller promises the level.
+        unsafe {
+            let iou = w.iou_head.forward(token(0));
+            let predicted_iou = iou[wanted.masks.clone()].to_vec();
+            let chosen = (wanted.choose)(&predicted_iou);
+            let mut logits = vec![None; predicted_iou.len()];
+            if !chosen.is_empty() {
+                let masks = chosen.iter().map(|i| wanted.masks.start + i);
+                let weights: Vec<Vec<f32>> = masks
+                    .map(|mask| w.hypernetworks[mask].forward(token(1 + mask)))
+                    .collect();
+                let flops = w.upscaling.flops(w.grid, weights.len());
+                let made = profile::count(Part::Upscaling, flops, size_of_val(image), || {
+                    w.upscaling.masks(image, w.grid, &weights)
+                });
+                for (i, made) in chosen.into_iter().zip(made) {
+                    logits[i] = Some(made);
+                }
+            }
+            DecodedPrompt {
+                predicted_iou,
+                logits,
             }
         }
     }
@@ -1100,33 +1141,15 @@ impl<E: Engine> Decode for Image<E> {
             .par_chunks(group * prompt)
             .map(|tokens| {
                 let mut decoded = Vec::new();
-                // SAFETY: the level was checked when the weights were packed.
-                unsafe {
-                    self.group(tokens, count, |_, tokens, image| {
-                        let iou = w.iou_head.forward(&tokens[..w.dim]);
-                        let predicted_iou = iou[wanted.masks.clone()].to_vec();
-                        let kept = (wanted.choose)(&predicted_iou);
-                        let weights: Vec<Vec<f32>> = kept
-                            .iter()
-                            .map(|&i| {
-                                let mask = wanted.masks.start + i;
-                                w.hypernetworks[mask]
-                                    .forward(&tokens[(1 + mask) * w.dim..][..w.dim])
-                            })
-                            .collect();
-                        let mut logits = vec![None; predicted_iou.len()];
-                        if !kept.is_empty() {
-                            let made = w.upscaling.masks(image, w.grid, &weights);
-                            for (i, made) in kept.into_iter().zip(made) {
-                                logits[i] = Some(made);
-                            }
-                        }
-                        decoded.push(DecodedPrompt {
-                            predicted_iou,
-                            logits,
+                profile::count(Part::Prompts, 0, 0, || {
+                    // SAFETY: the level was checked when the weights were packed.
+                    unsafe {
+                        let _session = E::session();
+                        self.group(tokens, count, |_, tokens, image| {
+                            decoded.push(self.masks(tokens, image, wanted));
                         });
-                    });
-                }
+                    }
+                });
                 decoded
             })
             .collect();
@@ -1151,6 +1174,7 @@ impl<E: Engine> Decode for Image<E> {
             .for_each(|(i, tokens)| {
                 // SAFETY: the level was checked when the weights were packed; each prompt's results are written once.
                 unsafe {
+                    let _session = E::session();
                     self.group(tokens, count, |p, tokens, image| {
                         let p = i * group + p;
                         shared_tokens

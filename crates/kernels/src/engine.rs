@@ -43,6 +43,15 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
     /// Work on rows of floats, at the same level.
     const KERNELS: &'static RowKernels;
 
+    /// What must be alive on a thread while it multiplies: tiles that are configured.
+    type Session;
+
+    /// Makes this thread ready to multiply.
+    ///
+    /// # Safety
+    /// The CPU has the engine's level.
+    unsafe fn session() -> Self::Session;
+
     /// Packs rows of a left factor, at depths `depth` of `depths` (in elements, a multiple of [`Engine::DEPTH`] but for the
     /// last). Rows that are missing to a whole block become zero.
     ///
@@ -55,6 +64,32 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
         depth: std::ops::Range<usize>,
         row: impl FnMut(usize) -> &'a [f32],
     );
+
+    /// Packs `e^(score - most)` of rows of scores, `stride` apart, as a left factor of `columns` depths; `totals` gets the sum of
+    /// each row. The scores may be overwritten.
+    ///
+    /// # Safety
+    /// The CPU has the engine's level.
+    unsafe fn pack_weights(
+        dst: &mut [Self::Element],
+        scores: &mut [f32],
+        stride: usize,
+        columns: usize,
+        most: &[f32],
+        totals: &mut [f32],
+    ) {
+        // SAFETY: the caller promises the level.
+        unsafe {
+            let rows = scores.chunks_exact_mut(stride).zip(most).zip(totals);
+            for ((scores, &most), total) in rows {
+                *total = (Self::KERNELS.exp_sum)(&mut scores[..columns], most);
+            }
+            let scores = &*scores;
+            Self::pack_left(dst, most.len(), columns, 0..columns, |r| {
+                &scores[r * stride..][..columns]
+            });
+        }
+    }
 
     /// Packs a right factor given by its columns: `column(j)` has `depth` floats.
     ///
@@ -95,8 +130,8 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
     /// `c` (+)= left x right over `depth` (in units of [`Engine::DEPTH`]), for `rows` rows and a strip of two panels.
     ///
     /// # Safety
-    /// The CPU has the engine's level; factors are packed by this engine and hold the rows and depths; `c` has
-    /// [`padded_rows`] times `ldc` floats.
+    /// The CPU has the engine's level, and a [`Engine::session`] is alive on this thread; factors are packed by this engine
+    /// and hold the rows and depths; `c` has [`padded_rows`] times `ldc` floats.
     unsafe fn strip(
         c: *mut f32,
         ldc: usize,
@@ -180,14 +215,20 @@ pub(crate) struct Amx<const TERMS: usize>;
 #[cfg(target_arch = "x86_64")]
 impl<const TERMS: usize> Engine for Amx<TERMS> {
     type Element = u16;
+    type Session = amx::Tiles;
     const ROWS: usize = 16;
     const TERMS: usize = TERMS;
     const DEPTH: usize = 32;
     const BLOCK: usize = if TERMS == 1 { 384 } else { 192 };
-    const QUERIES: usize = if TERMS == 1 { 64 } else { 128 };
-    const KEYS: usize = if TERMS == 1 { 512 } else { 256 };
+    const QUERIES: usize = if TERMS == 1 { 256 } else { 192 };
+    const KEYS: usize = 256;
     const DEPTH_BLOCK: usize = if TERMS == 1 { 12 } else { 8 };
     const KERNELS: &'static RowKernels = &rows::AVX512;
+
+    unsafe fn session() -> amx::Tiles {
+        // SAFETY: the caller promises the level.
+        unsafe { amx::Tiles::configure() }
+    }
 
     unsafe fn pack_left<'a>(
         dst: &mut [u16],
@@ -209,6 +250,33 @@ impl<const TERMS: usize> Engine for Amx<TERMS> {
             let start = ((r / 16) * tiles + depth.start / 32) * TERMS * amx::TILE;
             // SAFETY: within `dst` by the first assertion; the caller promises the level.
             unsafe { amx::pack_row::<TERMS>(dst.as_mut_ptr().add(start), r % 16, values) };
+        }
+    }
+
+    unsafe fn pack_weights(
+        dst: &mut [u16],
+        scores: &mut [f32],
+        stride: usize,
+        columns: usize,
+        most: &[f32],
+        totals: &mut [f32],
+    ) {
+        let tiles = columns.div_ceil(32);
+        let rows = most.len();
+        assert!(dst.len() >= rows.next_multiple_of(32) * tiles * 32 * TERMS);
+        assert!(columns.is_multiple_of(32) && scores.len() >= rows * stride && stride >= columns);
+        for r in 0..rows.next_multiple_of(32) {
+            let start = (r / 16 * tiles) * TERMS * amx::TILE;
+            // SAFETY: within `dst` by the assertion; the caller promises the level.
+            unsafe {
+                let dst = dst.as_mut_ptr().add(start);
+                if r < rows {
+                    let scores = &scores[r * stride..][..columns];
+                    totals[r] = amx::pack_exp_row::<TERMS>(dst, r % 16, scores, most[r]);
+                } else {
+                    amx::pack_row::<TERMS>(dst, r % 16, &ZEROS[..columns]);
+                }
+            }
         }
     }
 
@@ -307,7 +375,6 @@ impl<const TERMS: usize> Engine for Amx<TERMS> {
         let mut start = depth.start;
         // SAFETY: the caller promises the level, and that factors and sums hold what is read and written.
         unsafe {
-            let _tiles = amx::Tiles::configure();
             while start < depth.end {
                 let count = (depth.end - start).min(Self::DEPTH_BLOCK);
                 let b0 = right.data.add(start * unit);
@@ -347,6 +414,7 @@ fn rounded<const BF16: bool>(x: f32) -> f32 {
 
 impl<L: fma::Lanes, const BF16: bool> Engine for Fma<L, BF16> {
     type Element = f32;
+    type Session = ();
     const ROWS: usize = fma::ROWS;
     const TERMS: usize = 1;
     const DEPTH: usize = 1;
@@ -355,6 +423,8 @@ impl<L: fma::Lanes, const BF16: bool> Engine for Fma<L, BF16> {
     const KEYS: usize = 256;
     const DEPTH_BLOCK: usize = 256;
     const KERNELS: &'static RowKernels = L::KERNELS;
+
+    unsafe fn session() {}
 
     unsafe fn pack_left<'a>(
         dst: &mut [f32],

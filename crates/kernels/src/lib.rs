@@ -37,9 +37,11 @@ mod decoder;
 mod engine;
 mod fma;
 mod level;
+mod linear;
 mod matrix;
 mod neck;
 mod precision;
+pub mod profile;
 mod rows;
 mod upscaling;
 mod vit;
@@ -49,8 +51,8 @@ pub use decoder::{
     AttentionWeights, DecodedPrompt, Decoder, DecoderImage, DecoderWeights, TwoWayWeights, Wanted,
 };
 pub use level::{LEVEL_VARIABLE, Level, LevelError};
+pub use linear::PackedLinear;
 pub use neck::{Neck, NeckWeights, PatchEmbed, PatchWeights};
 pub use precision::Precision;
 pub use upscaling::{UpConvWeights, UpscalingWeights};
 pub use vit::{BlockWeights, LinearWeights, NormWeights, VitBlock};
-

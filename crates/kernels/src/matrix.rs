@@ -36,6 +36,11 @@ impl<E: Engine> Linear<E> {
         }
     }
 
+    /// Bytes of the packed weight.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.weight)
+    }
+
     /// Depth in units of the engine.
     fn depths(&self) -> usize {
         self.inputs.div_ceil(E::DEPTH)
@@ -50,11 +55,6 @@ impl<E: Engine> Linear<E> {
         let rows = x.len() / inputs;
         let mut y = vec![0.0; rows * outputs];
         let mut left = Scratch::<E::Element>::take(E::left_len(rows, inputs));
-        let activate = if relu {
-            E::KERNELS.relu
-        } else {
-            E::KERNELS.add
-        };
         // SAFETY: the caller promises the level.
         unsafe {
             E::pack_left(&mut left, rows, inputs, 0..inputs, |r| {
@@ -62,14 +62,17 @@ impl<E: Engine> Linear<E> {
             });
             self.strips(&left, rows, |column, sums| {
                 let count = STRIP.min(outputs - column);
-                for (sums, y) in sums
-                    .chunks_exact_mut(STRIP)
-                    .zip(y.chunks_exact_mut(outputs))
-                {
-                    activate(sums, &self.bias[column..column + STRIP]);
-                    y[column..column + count].copy_from_slice(&sums[..count]);
-                }
+                (E::KERNELS.store_strip)(
+                    &mut y[column..],
+                    outputs,
+                    count,
+                    sums,
+                    &self.bias[column..],
+                );
             });
+            if relu {
+                (E::KERNELS.relu)(&mut y);
+            }
         }
         y
     }
@@ -179,6 +182,15 @@ impl Norm {
             beta: weights.beta.to_vec(),
             epsilon: weights.epsilon,
         }
+    }
+
+    /// Normalises rows that are `stride` apart, in place.
+    ///
+    /// # Safety
+    /// The CPU has the engine's level.
+    pub(crate) unsafe fn apply<E: Engine>(&self, x: &mut [f32], stride: usize) {
+        // SAFETY: the caller promises the level.
+        unsafe { (E::KERNELS.norm_rows)(x, stride, &self.gamma, &self.beta, self.epsilon) };
     }
 
     /// Packs normalised rows as a left factor.

@@ -1,16 +1,12 @@
 //! Before and after the blocks of the image encoder: patches to tokens, tokens to the decoder's channels.
 
-use rayon::prelude::*;
-
 use crate::aligned::{Scratch, Shared};
 use crate::engine::{Engine, STRIP};
 use crate::level::Level;
 use crate::matrix::{Linear, Norm};
 use crate::precision::Precision;
-use crate::vit::{NormWeights, for_blocks};
-
-/// Rows of patches that are gathered at once.
-const PATCH_ROWS: usize = 96;
+use crate::profile::Part;
+use crate::vit::{Cost, NormWeights, for_blocks};
 
 /// A convolution of kernel = stride that makes tokens of patches, and their positions.
 #[derive(Clone, Copy, Debug)]
@@ -171,42 +167,37 @@ impl<E: Engine> Map for Patches<E> {
         );
         let tokens = rows * columns;
         let mut y = vec![0.0; x.len() / image * tokens * dim];
-        y.par_chunks_mut(PATCH_ROWS * dim)
-            .enumerate()
-            .for_each(|(block, y)| {
-                let count = y.len() / dim;
-                let mut patches = Scratch::<f32>::take(count * inputs);
-                for (r, gathered) in patches.chunks_exact_mut(inputs).enumerate() {
-                    let token = block * PATCH_ROWS + r;
-                    let (image_index, token) = (token / tokens, token % tokens);
-                    let corner = image_index * image
-                        + token / columns * patch * stride
-                        + token % columns * run;
-                    for (line, gathered) in gathered.chunks_exact_mut(run).enumerate() {
-                        gathered.copy_from_slice(&x[corner + line * stride..][..run]);
-                    }
+        let all = y.len() / dim;
+        let shared = Shared::new(&mut y);
+        let cost = Cost::of(Part::PatchEmbed, &[&self.proj], inputs + dim);
+        for_blocks::<E>(all, cost, |first, count| {
+            // SAFETY: a block's rows are its task's alone.
+            let y = unsafe { shared.part(first * dim, count * dim) };
+            let mut patches = Scratch::<f32>::take(count * inputs);
+            for (r, gathered) in patches.chunks_exact_mut(inputs).enumerate() {
+                let (image_index, token) = ((first + r) / tokens, (first + r) % tokens);
+                let corner =
+                    image_index * image + token / columns * patch * stride + token % columns * run;
+                for (line, gathered) in gathered.chunks_exact_mut(run).enumerate() {
+                    gathered.copy_from_slice(&x[corner + line * stride..][..run]);
                 }
-                let mut left = Scratch::<E::Element>::take(E::left_len(count, inputs));
-                // SAFETY: the level was checked when the weights were packed.
-                unsafe {
-                    E::pack_left(&mut left, count, inputs, 0..inputs, |r| {
-                        &patches[r * inputs..][..inputs]
-                    });
-                    self.proj.strips(&left, count, |column, sums| {
-                        let part = column..dim.min(column + STRIP);
-                        for (r, (sums, y)) in sums
-                            .chunks_exact_mut(STRIP)
-                            .zip(y.chunks_exact_mut(dim))
-                            .enumerate()
-                        {
-                            let token = (block * PATCH_ROWS + r) % tokens;
-                            (E::KERNELS.add)(sums, &self.proj.bias[column..]);
-                            (E::KERNELS.add)(sums, &self.positions[token * dim..][part.clone()]);
-                            y[part.clone()].copy_from_slice(&sums[..part.len()]);
-                        }
-                    });
+            }
+            let mut left = Scratch::<E::Element>::take(E::left_len(count, inputs));
+            // SAFETY: the level was checked when the weights were packed.
+            unsafe {
+                E::pack_left(&mut left, count, inputs, 0..inputs, |r| {
+                    &patches[r * inputs..][..inputs]
+                });
+                self.proj.strips(&left, count, |column, sums| {
+                    let (count, bias) = (STRIP.min(dim - column), &self.proj.bias[column..]);
+                    (E::KERNELS.store_strip)(&mut y[column..], dim, count, sums, bias);
+                });
+                for (r, y) in y.chunks_exact_mut(dim).enumerate() {
+                    let token = (first + r) % tokens;
+                    (E::KERNELS.add)(y, &self.positions[token * dim..][..dim]);
                 }
-            });
+            }
+        });
         y
     }
 }
@@ -266,68 +257,59 @@ impl<E: Engine> Map for Convolutions<E> {
         let zeros = vec![0.0; padded];
         // SAFETY, of both blocks: the level was checked when the weights were packed; a block's rows are its task's alone.
         let (shared_once, shared_twice) = (Shared::new(&mut once), Shared::new(&mut twice));
-        let finish = |norm: &Norm, y: &mut [f32], stride: usize| {
-            let mut row = vec![0.0; channels];
-            for y in y.chunks_exact_mut(stride) {
-                row.copy_from_slice(&y[..channels]);
+        for_blocks::<E>(
+            total,
+            Cost::of(Part::Neck, &[&self.conv1], dim + padded),
+            |first, rows| {
+                let mut left = Scratch::<E::Element>::take(E::left_len(rows, dim));
                 // SAFETY: as above.
                 unsafe {
-                    (k.layer_norm)(
-                        &mut y[..channels],
-                        &row,
-                        &norm.gamma,
-                        &norm.beta,
-                        norm.epsilon,
-                    )
-                };
-            }
-        };
-        for_blocks::<E>(total, |first, rows| {
-            let mut left = Scratch::<E::Element>::take(E::left_len(rows, dim));
-            // SAFETY: as above.
-            unsafe {
-                let y = shared_once.part(first * padded, rows * padded);
-                E::pack_left(&mut left, rows, dim, 0..dim, |r| {
-                    &x[(first + r) * dim..][..dim]
-                });
-                self.conv1.strips(&left, rows, |column, sums| {
-                    let count = STRIP.min(channels - column);
-                    for (sums, y) in sums.chunks_exact(STRIP).zip(y.chunks_exact_mut(padded)) {
-                        y[column..column + count].copy_from_slice(&sums[..count]);
-                    }
-                });
-                finish(&self.norm1, y, padded);
-            }
-        });
-        let once = &once;
-        for_blocks::<E>(total, |first, rows| {
-            let mut left = Scratch::<E::Element>::take(E::left_len(rows, 9 * padded));
-            // SAFETY: as above.
-            unsafe {
-                let y = shared_twice.part(first * channels, rows * channels);
-                for neighbour in 0..9 {
-                    let part = neighbour * padded..(neighbour + 1) * padded;
-                    E::pack_left(&mut left, rows, 9 * padded, part, |r| {
-                        let (image, token) = ((first + r) / tokens, (first + r) % tokens);
-                        let row = (token / width + neighbour / 3).wrapping_sub(1);
-                        let column = (token % width + neighbour % 3).wrapping_sub(1);
-                        match row < height && column < width {
-                            true => {
-                                &once[(image * tokens + row * width + column) * padded..][..padded]
-                            }
-                            false => &zeros,
-                        }
+                    let y = shared_once.part(first * padded, rows * padded);
+                    E::pack_left(&mut left, rows, dim, 0..dim, |r| {
+                        &x[(first + r) * dim..][..dim]
                     });
+                    self.conv1.strips(&left, rows, |column, sums| {
+                        let (count, bias) =
+                            (STRIP.min(channels - column), &self.conv1.bias[column..]);
+                        (k.store_strip)(&mut y[column..], padded, count, sums, bias);
+                    });
+                    self.norm1.apply::<E>(y, padded);
                 }
-                self.conv2.strips(&left, rows, |column, sums| {
-                    let count = STRIP.min(channels - column);
-                    for (sums, y) in sums.chunks_exact(STRIP).zip(y.chunks_exact_mut(channels)) {
-                        y[column..column + count].copy_from_slice(&sums[..count]);
+            },
+        );
+        let once = &once;
+        for_blocks::<E>(
+            total,
+            Cost::of(Part::Neck, &[&self.conv2], padded + channels),
+            |first, rows| {
+                let mut left = Scratch::<E::Element>::take(E::left_len(rows, 9 * padded));
+                // SAFETY: as above.
+                unsafe {
+                    let y = shared_twice.part(first * channels, rows * channels);
+                    for neighbour in 0..9 {
+                        let part = neighbour * padded..(neighbour + 1) * padded;
+                        E::pack_left(&mut left, rows, 9 * padded, part, |r| {
+                            let (image, token) = ((first + r) / tokens, (first + r) % tokens);
+                            let row = (token / width + neighbour / 3).wrapping_sub(1);
+                            let column = (token % width + neighbour % 3).wrapping_sub(1);
+                            match row < height && column < width {
+                                true => {
+                                    &once[(image * tokens + row * width + column) * padded..]
+                                        [..padded]
+                                }
+                                false => &zeros,
+                            }
+                        });
                     }
-                });
-                finish(&self.norm2, y, channels);
-            }
-        });
+                    self.conv2.strips(&left, rows, |column, sums| {
+                        let (count, bias) =
+                            (STRIP.min(channels - column), &self.conv2.bias[column..]);
+                        (k.store_strip)(&mut y[column..], channels, count, sums, bias);
+                    });
+                    self.norm2.apply::<E>(y, channels);
+                }
+            },
+        );
         twice
     }
 }

@@ -3,6 +3,8 @@
 //! The bodies are plain loops over sixteen lanes, which the compiler turns into the vectors of a level. Sums have one
 //! order at every level and every length of the row's whole vectors.
 
+use crate::engine::STRIP;
+
 /// Lanes that loops work on at once.
 const LANES: usize = 16;
 type Vector = [f32; LANES];
@@ -10,9 +12,12 @@ type Vector = [f32; LANES];
 /// The functions of this module at one level.
 pub(crate) struct RowKernels {
     pub(crate) layer_norm: unsafe fn(&mut [f32], &[f32], &[f32], &[f32], f32),
-    pub(crate) add_layer_norm: unsafe fn(&mut [f32], &[f32], &[f32], &[f32], &[f32], f32),
-    pub(crate) gelu: unsafe fn(&mut [f32], &[f32]),
-    pub(crate) relu: unsafe fn(&mut [f32], &[f32]),
+    pub(crate) norm_rows: unsafe fn(&mut [f32], usize, &[f32], &[f32], f32),
+    pub(crate) answer_rows: unsafe fn(&mut [f32], &mut [f32], Option<&[f32]>, &AnswerRows<'_>),
+    pub(crate) store_strip: unsafe fn(&mut [f32], usize, usize, &[f32], &[f32]),
+    pub(crate) add_strip: unsafe fn(&mut [f32], usize, usize, &[f32], &[f32]),
+    pub(crate) gelu_strip: unsafe fn(&mut [f32], &[f32]),
+    pub(crate) relu: unsafe fn(&mut [f32]),
     pub(crate) add: unsafe fn(&mut [f32], &[f32]),
     pub(crate) scale: unsafe fn(&mut [f32], f32),
     pub(crate) sum: unsafe fn(&mut [f32], &[f32], &[f32]),
@@ -21,6 +26,20 @@ pub(crate) struct RowKernels {
     pub(crate) gelu_plain: unsafe fn(&mut [f32]),
     pub(crate) columns_softmax: unsafe fn(&mut [f32], usize, &mut [f32], &mut [f32], &mut [f32]),
     pub(crate) group_softmax: unsafe fn(&mut [f32], &[f32], usize),
+}
+
+/// What image tokens get from a prompt's, and how they are normed after it.
+pub(crate) struct AnswerRows<'a> {
+    /// `[rows, stride]`
+    pub(crate) answers: &'a [f32],
+    pub(crate) stride: usize,
+    /// Added to each answer.
+    pub(crate) bias: &'a [f32],
+    pub(crate) gamma: &'a [f32],
+    pub(crate) beta: &'a [f32],
+    pub(crate) epsilon: f32,
+    /// Added to the normed rows for the next attention.
+    pub(crate) positions: &'a [f32],
 }
 
 /// `a * b + c`, fused where the level has the instruction.
@@ -216,40 +235,132 @@ mod body {
         }
     }
 
-    /// [`layer_norm`] of `dst + x`, in place.
+    /// [`layer_norm`] of rows that are `stride` apart, in place.
     #[inline(always)]
-    pub(super) fn add_layer_norm<const FMA: bool>(
-        dst: &mut [f32],
-        x: &[f32],
-        bias: &[f32],
+    pub(super) fn norm_rows<const FMA: bool>(
+        x: &mut [f32],
+        stride: usize,
         gamma: &[f32],
         beta: &[f32],
         epsilon: f32,
     ) {
-        let count = dst.len();
-        let (x, bias, gamma, beta) = (&x[..count], &bias[..count], &gamma[..count], &beta[..count]);
-        for i in 0..count {
-            dst[i] += x[i] + bias[i];
-        }
-        let n = count as f32;
-        let mean = reduce!(dst, |x, sum| sum + x) / n;
-        let variance = reduce!(dst, |x, sum| fma::<FMA>(x - mean, x - mean, sum)) / n;
-        let factor = 1.0 / (variance + epsilon).sqrt();
-        for i in 0..count {
-            dst[i] = fma::<FMA>((dst[i] - mean) * factor, gamma[i], beta[i]);
+        let count = gamma.len();
+        let beta = &beta[..count];
+        for x in x.chunks_exact_mut(stride) {
+            let x = &mut x[..count];
+            let mean = reduce!(x, |x, sum| sum + x) / count as f32;
+            let variance = reduce!(x, |x, sum| fma::<FMA>(x - mean, x - mean, sum)) / count as f32;
+            let factor = 1.0 / (variance + epsilon).sqrt();
+            for i in 0..count {
+                x[i] = fma::<FMA>((x[i] - mean) * factor, gamma[i], beta[i]);
+            }
         }
     }
 
-    /// The exact GELU of `x + bias`.
+    /// Rows become the norm of themselves, or of those of `from`, with their answers; `positioned` gets them with their
+    /// positions.
     #[inline(always)]
-    pub(super) fn gelu<const FMA: bool>(x: &mut [f32], bias: &[f32]) {
-        zip!(x, bias, |x, bias| gelu_lane::<FMA>(x + bias));
+    pub(super) fn answer_rows<const FMA: bool>(
+        x: &mut [f32],
+        positioned: &mut [f32],
+        from: Option<&[f32]>,
+        rows: &AnswerRows<'_>,
+    ) {
+        let count = rows.gamma.len();
+        let (gamma, beta, bias) = (rows.gamma, &rows.beta[..count], &rows.bias[..count]);
+        let others = rows.answers.chunks_exact(rows.stride);
+        let others = others.zip(rows.positions.chunks_exact(count));
+        let targets = x
+            .chunks_exact_mut(count)
+            .zip(positioned.chunks_exact_mut(count));
+        for (row, ((x, positioned), (answer, position))) in targets.zip(others).enumerate() {
+            let answer = &answer[..count];
+            if let Some(from) = from {
+                let from = &from[row * count..][..count];
+                for i in 0..count {
+                    x[i] = from[i] + (answer[i] + bias[i]);
+                }
+            } else {
+                for i in 0..count {
+                    x[i] += answer[i] + bias[i];
+                }
+            }
+            let mean = reduce!(x, |x, sum| sum + x) / count as f32;
+            let variance = reduce!(x, |x, sum| fma::<FMA>(x - mean, x - mean, sum)) / count as f32;
+            let factor = 1.0 / (variance + rows.epsilon).sqrt();
+            for i in 0..count {
+                let normed = fma::<FMA>((x[i] - mean) * factor, gamma[i], beta[i]);
+                x[i] = normed;
+                positioned[i] = normed + position[i];
+            }
+        }
     }
 
-    /// `max(x + bias, 0)`.
+    /// The first `count` floats of rows of `dst`, `stride` apart, become those of a strip of sums with the bias.
     #[inline(always)]
-    pub(super) fn relu<const FMA: bool>(x: &mut [f32], bias: &[f32]) {
-        zip!(x, bias, |x, bias| larger(x + bias, 0.0));
+    pub(super) fn store_strip<const FMA: bool>(
+        dst: &mut [f32],
+        stride: usize,
+        count: usize,
+        sums: &[f32],
+        bias: &[f32],
+    ) {
+        let bias: &[f32; STRIP] = bias[..STRIP].try_into().unwrap();
+        for (dst, sums) in dst.chunks_mut(stride).zip(sums.chunks_exact(STRIP)) {
+            let sums: &[f32; STRIP] = sums.try_into().unwrap();
+            if count == STRIP {
+                let dst: &mut [f32; STRIP] = (&mut dst[..STRIP]).try_into().unwrap();
+                for i in 0..STRIP {
+                    dst[i] = sums[i] + bias[i];
+                }
+            } else {
+                for (i, dst) in dst[..count].iter_mut().enumerate() {
+                    *dst = sums[i] + bias[i];
+                }
+            }
+        }
+    }
+
+    /// [`store_strip`], added to what is there.
+    #[inline(always)]
+    pub(super) fn add_strip<const FMA: bool>(
+        dst: &mut [f32],
+        stride: usize,
+        count: usize,
+        sums: &[f32],
+        bias: &[f32],
+    ) {
+        let bias: &[f32; STRIP] = bias[..STRIP].try_into().unwrap();
+        for (dst, sums) in dst.chunks_mut(stride).zip(sums.chunks_exact(STRIP)) {
+            let sums: &[f32; STRIP] = sums.try_into().unwrap();
+            if count == STRIP {
+                let dst: &mut [f32; STRIP] = (&mut dst[..STRIP]).try_into().unwrap();
+                for i in 0..STRIP {
+                    dst[i] += sums[i] + bias[i];
+                }
+            } else {
+                for (i, dst) in dst[..count].iter_mut().enumerate() {
+                    *dst += sums[i] + bias[i];
+                }
+            }
+        }
+    }
+
+    /// The exact GELU of a strip of sums with the bias.
+    #[inline(always)]
+    pub(super) fn gelu_strip<const FMA: bool>(sums: &mut [f32], bias: &[f32]) {
+        let bias: &[f32; STRIP] = bias[..STRIP].try_into().unwrap();
+        for sums in sums.chunks_exact_mut(STRIP) {
+            for i in 0..STRIP {
+                sums[i] = gelu_lane::<FMA>(sums[i] + bias[i]);
+            }
+        }
+    }
+
+    /// `max(x, 0)`
+    #[inline(always)]
+    pub(super) fn relu<const FMA: bool>(x: &mut [f32]) {
+        each!(x, |x| larger(x, 0.0));
     }
 
     /// `x += other`
@@ -355,55 +466,57 @@ mod body {
         }
     }
 
-    /// Softmax of `x + bias` over entries `groups` apart: entry `t groups + g` belongs to group g.
+    /// Softmax of rows with a bias, over entries `groups` apart: entry `t groups + g` belongs to group g. A row is as long as
+    /// the bias; entries whose bias is minus infinity become 0.
     #[inline(always)]
     pub(super) fn group_softmax<const FMA: bool>(x: &mut [f32], bias: &[f32], groups: usize) {
-        if groups == 8 {
+        if groups == LANES / 2 {
             return softmax_of_eight::<FMA>(x, bias);
         }
-        zip!(x, bias, |x, bias| x + bias);
-        for group in 0..groups {
-            let mut most = f32::NEG_INFINITY;
-            for i in (group..bias.len()).step_by(groups) {
-                most = larger(x[i], most);
-            }
-            let mut sum = 0.0;
-            for i in (group..bias.len()).step_by(groups) {
-                x[i] = exp_lane::<FMA>(x[i] - most);
-                sum += x[i];
-            }
-            for i in (group..bias.len()).step_by(groups) {
-                x[i] /= sum;
+        for x in x.chunks_exact_mut(bias.len()) {
+            zip!(x, bias, |x, bias| x + bias);
+            for group in 0..groups {
+                let mut most = f32::NEG_INFINITY;
+                for i in (group..bias.len()).step_by(groups) {
+                    most = larger(x[i], most);
+                }
+                let mut sum = 0.0;
+                for i in (group..bias.len()).step_by(groups) {
+                    x[i] = exp_lane::<FMA>(x[i] - most);
+                    sum += x[i];
+                }
+                for i in (group..bias.len()).step_by(groups) {
+                    x[i] /= sum;
+                }
             }
         }
     }
 
-    /// Eight groups: as vectors of two entries of each.
+    /// Eight groups: a vector has two entries of each. Rows are whole vectors.
     #[inline(always)]
     fn softmax_of_eight<const FMA: bool>(x: &mut [f32], bias: &[f32]) {
-        const G: usize = 8;
-        let count = bias.len() / G * G;
-        let x = &mut x[..count];
-        let mut most = [f32::NEG_INFINITY; G];
-        for (x, bias) in x.chunks_exact_mut(G).zip(bias.chunks_exact(G)) {
-            for i in 0..G {
-                x[i] += bias[i];
-                most[i] = larger(x[i], most[i]);
+        for x in x.chunks_exact_mut(bias.len()) {
+            let mut most = [f32::NEG_INFINITY; LANES];
+            for (x, bias) in x.chunks_exact_mut(LANES).zip(bias.chunks_exact(LANES)) {
+                for i in 0..LANES {
+                    x[i] += bias[i];
+                    most[i] = larger(x[i], most[i]);
+                }
             }
-        }
-        let mut sums = [0.0; G];
-        for x in x.chunks_exact_mut(G) {
-            for i in 0..G {
-                x[i] = exp_lane::<FMA>(x[i] - most[i]);
-                sums[i] += x[i];
+            let most = lanes!(i => larger(most[(i + LANES / 2) % LANES], most[i]));
+            let mut sums = [0.0; LANES];
+            for x in x.chunks_exact_mut(LANES) {
+                for i in 0..LANES {
+                    let e = exp_lane::<FMA>(x[i] - most[i]);
+                    x[i] = e;
+                    sums[i] += e;
+                }
             }
-        }
-        for sum in &mut sums {
-            *sum = 1.0 / *sum;
-        }
-        for x in x.chunks_exact_mut(G) {
-            for i in 0..G {
-                x[i] *= sums[i];
+            let factors = lanes!(i => 1.0 / (sums[i] + sums[(i + LANES / 2) % LANES]));
+            for x in x.chunks_exact_mut(LANES) {
+                for i in 0..LANES {
+                    x[i] *= factors[i];
+                }
             }
         }
     }
@@ -456,9 +569,12 @@ macro_rules! all_levels {
 
 all_levels!([
     layer_norm(dst: &mut [f32], x: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32);
-    add_layer_norm(dst: &mut [f32], x: &[f32], bias: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32);
-    gelu(x: &mut [f32], bias: &[f32]);
-    relu(x: &mut [f32], bias: &[f32]);
+    norm_rows(x: &mut [f32], stride: usize, gamma: &[f32], beta: &[f32], epsilon: f32);
+    answer_rows(x: &mut [f32], positioned: &mut [f32], from: Option<&[f32]>, rows: &super::AnswerRows<'_>);
+    store_strip(dst: &mut [f32], stride: usize, count: usize, sums: &[f32], bias: &[f32]);
+    add_strip(dst: &mut [f32], stride: usize, count: usize, sums: &[f32], bias: &[f32]);
+    gelu_strip(sums: &mut [f32], bias: &[f32]);
+    relu(x: &mut [f32]);
     add(x: &mut [f32], other: &[f32]);
     scale(x: &mut [f32], factor: f32);
     sum(dst: &mut [f32], a: &[f32], b: &[f32]);

@@ -9,6 +9,8 @@ use crate::engine::{Engine, STRIP, padded_rows, product};
 use crate::matrix::{Linear, Norm};
 use crate::vit::NormWeights;
 
+static NO_BIAS: [f32; STRIP] = [0.0; STRIP];
+
 /// Tokens that are worked on at once.
 const CHUNK: usize = 64;
 
@@ -70,6 +72,13 @@ impl<E: Engine> Upscaling<E> {
         }
     }
 
+    /// Multiplications and additions for some masks of a prompt.
+    pub(crate) fn flops(&self, [rows, columns]: [usize; 2], masks: usize) -> usize {
+        let convolutions =
+            self.conv1.inputs * self.conv1.outputs + 4 * self.conv2.inputs * self.conv2.outputs;
+        2 * rows * columns * (convolutions + 16 * masks * self.conv2.outputs / 4)
+    }
+
     /// The logits of masks, `[4 rows, 4 columns]` each.
     ///
     /// # Shapes
@@ -108,34 +117,22 @@ impl<E: Engine> Upscaling<E> {
                     &image[(first + r) * dim..][..dim]
                 });
                 self.conv1.strips(&left, rows, |column, sums| {
+                    let once = &mut once[column..rows * 4 * quarter];
                     let count = STRIP.min(4 * quarter - column);
-                    for (r, sums) in sums.chunks_exact_mut(STRIP).enumerate() {
-                        (k.add)(sums, &self.conv1.bias[column..]);
-                        once[r * 4 * quarter + column..][..count].copy_from_slice(&sums[..count]);
-                    }
+                    (k.store_strip)(once, 4 * quarter, count, sums, &self.conv1.bias[column..]);
                 });
                 // `[rows, 2, 2, quarter]`: four times as many rows of a quarter of the channels.
-                let mut row = vec![0.0; quarter];
-                for once in once.chunks_exact_mut(quarter).take(4 * rows) {
-                    row.copy_from_slice(once);
-                    (k.layer_norm)(
-                        once,
-                        &row,
-                        &self.norm.gamma,
-                        &self.norm.beta,
-                        self.norm.epsilon,
-                    );
-                }
+                self.norm
+                    .apply::<E>(&mut once[..4 * rows * quarter], quarter);
                 (k.gelu_plain)(&mut once[..4 * rows * quarter]);
                 E::pack_left(&mut left_once, 4 * rows, quarter, 0..quarter, |r| {
                     &once[r * quarter..][..quarter]
                 });
                 self.conv2.strips(&left_once, 4 * rows, |column, sums| {
+                    let twice = &mut twice[column..16 * rows * eighth];
                     let count = STRIP.min(4 * eighth - column);
-                    for (r, sums) in sums.chunks_exact_mut(STRIP).enumerate() {
-                        (k.gelu)(sums, &self.conv2.bias[column..]);
-                        twice[r * 4 * eighth + column..][..count].copy_from_slice(&sums[..count]);
-                    }
+                    (k.gelu_strip)(sums, &self.conv2.bias[column..]);
+                    (k.store_strip)(twice, 4 * eighth, count, sums, &NO_BIAS);
                 });
                 let pixels = 16 * rows;
                 E::pack_left(&mut left_twice, pixels, eighth, 0..eighth, |r| {

@@ -8,6 +8,7 @@ use crate::engine::{Engine, STRIP, padded_rows};
 use crate::level::Level;
 use crate::matrix::{Linear, Norm};
 use crate::precision::Precision;
+use crate::profile::{self, Part};
 
 /// Hidden channels of the MLP that are made at once, so that they stay in the cache.
 const HIDDEN: usize = 768;
@@ -154,19 +155,18 @@ impl<E: Engine> Block<E> {
         let (dim, outputs) = (self.proj.inputs, self.qkv.outputs);
         let tokens = x.len() / dim;
         let qkv = Shared::new(qkv);
-        for_blocks::<E>(tokens, |first, rows| {
+        let cost = Cost::of(Part::Projection, &[&self.qkv], dim + outputs);
+        for_blocks::<E>(tokens, cost, |first, rows| {
+            // SAFETY: a block's rows are its task's alone.
+            let qkv = unsafe { qkv.part(first * outputs, rows * outputs) };
             let mut left = Scratch::<E::Element>::take(E::left_len(rows, dim));
             // SAFETY: the caller promises the level; rows of a block are written by its task alone.
             unsafe {
                 self.norm1
                     .pack::<E>(&mut left, rows, dim, |r| &x[(first + r) * dim..][..dim]);
                 self.qkv.strips(&left, rows, |column, sums| {
-                    let count = STRIP.min(outputs - column);
-                    for (r, sums) in sums.chunks_exact_mut(STRIP).enumerate() {
-                        (E::KERNELS.add)(sums, &self.qkv.bias[column..]);
-                        qkv.part((first + r) * outputs + column, count)
-                            .copy_from_slice(&sums[..count]);
-                    }
+                    let (count, bias) = (STRIP.min(outputs - column), &self.qkv.bias[column..]);
+                    (E::KERNELS.store_strip)(&mut qkv[column..], outputs, count, sums, bias);
                 });
             }
         });
@@ -180,7 +180,9 @@ impl<E: Engine> Block<E> {
         let (k, dim, hidden) = (E::KERNELS, self.proj.inputs, self.lin1.outputs);
         let tokens = x.len() / dim;
         let x = Shared::new(x);
-        for_blocks::<E>(tokens, |first, rows| {
+        let layers = [&self.proj, &self.lin1, &self.lin2];
+        let cost = Cost::of(Part::Mlp, &layers, 3 * dim);
+        for_blocks::<E>(tokens, cost, |first, rows| {
             // SAFETY: a block's rows are its task's alone.
             let x = unsafe { x.part(first * dim, rows * dim) };
             let mut left = Scratch::<E::Element>::take(E::left_len(rows, dim));
@@ -193,11 +195,8 @@ impl<E: Engine> Block<E> {
                     &attended[(first + r) * dim..][..dim]
                 });
                 self.proj.strips(&left, rows, |column, sums| {
-                    for (sums, x) in sums.chunks_exact_mut(STRIP).zip(x.chunks_exact_mut(dim)) {
-                        let x = &mut x[column..dim.min(column + STRIP)];
-                        (k.add)(sums, &self.proj.bias[column..]);
-                        (k.add)(x, sums);
-                    }
+                    let (count, bias) = (STRIP.min(dim - column), &self.proj.bias[column..]);
+                    (k.add_strip)(&mut x[column..], dim, count, sums, bias);
                 });
                 self.norm2
                     .pack::<E>(&mut left, rows, dim, |r| &x[r * dim..][..dim]);
@@ -205,9 +204,7 @@ impl<E: Engine> Block<E> {
                     let part = start..hidden.min(start + HIDDEN);
                     self.lin1
                         .strips_of(&left, rows, part.clone(), |column, sums| {
-                            for sums in sums.chunks_exact_mut(STRIP) {
-                                (k.gelu)(sums, &self.lin1.bias[column..]);
-                            }
+                            (k.gelu_strip)(sums, &self.lin1.bias[column..]);
                             let depth = column - start..part.end.min(column + STRIP) - start;
                             let count = depth.len();
                             E::pack_left(&mut made, rows, part.len(), depth, |r| {
@@ -260,15 +257,45 @@ impl<E: Engine> Run for Block<E> {
     }
 }
 
+/// What a block of rows costs, for the profile.
+#[derive(Clone, Copy)]
+pub(crate) struct Cost {
+    part: Part,
+    flops_per_row: usize,
+    bytes_per_row: usize,
+    bytes_per_block: usize,
+}
+
+impl Cost {
+    /// Of linear layers over rows of which `floats` are read and written.
+    pub(crate) fn of<E: Engine>(part: Part, layers: &[&Linear<E>], floats: usize) -> Self {
+        Self {
+            part,
+            flops_per_row: layers.iter().map(|l| 2 * l.inputs * l.outputs).sum(),
+            bytes_per_row: size_of::<f32>() * floats,
+            bytes_per_block: layers.iter().map(|l| l.bytes()).sum(),
+        }
+    }
+}
+
 /// Calls `work` with the first row and the number of rows of every block, in parallel.
-pub(crate) fn for_blocks<E: Engine>(rows: usize, work: impl Fn(usize, usize) + Send + Sync) {
-    // Every thread gets some: blocks are smaller where there are few rows.
-    let share = rows
-        .div_ceil(rayon::current_num_threads())
-        .next_multiple_of(96);
-    let block = E::BLOCK.min(share);
+pub(crate) fn for_blocks<E: Engine>(
+    rows: usize,
+    cost: Cost,
+    work: impl Fn(usize, usize) + Send + Sync,
+) {
+    // As many blocks for every thread, as large as the caches allow. Rows of a tile stay together.
+    let threads = rayon::current_num_threads();
+    let blocks = rows.div_ceil(E::BLOCK).next_multiple_of(threads);
+    let block = rows.div_ceil(blocks).next_multiple_of(32);
     (0..rows.div_ceil(block)).into_par_iter().for_each(|i| {
         let first = i * block;
-        work(first, block.min(rows - first));
+        let rows = block.min(rows - first);
+        let bytes = rows * cost.bytes_per_row + cost.bytes_per_block;
+        profile::count(cost.part, rows * cost.flops_per_row, bytes, || {
+            // SAFETY: engines exist only where the level was checked, when weights were packed.
+            let _session = unsafe { E::session() };
+            work(first, rows);
+        });
     });
 }

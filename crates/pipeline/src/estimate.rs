@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use maskmill_formats::decode::{Decoded, decode};
 use maskmill_job::{Item, ItemKind, Job, JobRecord, Plan, ShardId, cut};
+use maskmill_sam::PromptBudget;
 use maskmill_storage::{CommitStore, OutputStore, SourceStore, StorageError, claim};
 use maskmill_weights::Checkpoint;
 use tokio::runtime::Runtime;
@@ -13,6 +14,7 @@ use tokio::runtime::Runtime;
 use crate::describe::describe;
 use crate::known_prompts::KnownPrompts;
 use crate::models::Models;
+use crate::options::prompt_budget;
 use crate::planning::{Changes, Planner, PlanningError, read_plan};
 use crate::prompt_files::PromptFiles;
 use crate::reader::{carried, decode_limits, expect};
@@ -247,7 +249,7 @@ impl PlanReport {
         let stores = store_options(&job.config, true);
         let files = PromptFiles::read(&job.pipeline, &stores, runtime.handle())?;
         let limits = decode_limits(&job.pipeline.limits);
-        let points = job.config.run.points_per_batch as usize;
+        let budget = prompt_budget(&job.config.run);
         let mut seconds = Vec::new();
         // The first is run twice: a device compiles and tunes its kernels in its first turn.
         for item in samples.iter().take(1).chain(samples) {
@@ -267,7 +269,7 @@ impl PlanReport {
             let Ok(decoded) = decode(&bytes, &limits) else {
                 continue;
             };
-            if let Err(rejection) = run_image(&models, &files.known, item, decoded, points) {
+            if let Err(rejection) = run_image(&models, &files.known, item, decoded, budget) {
                 let why = rejection.detail;
                 tracing::warn!(image = %item.key, error = why, "not measured");
                 continue;
@@ -292,7 +294,7 @@ fn run_image(
     known: &KnownPrompts,
     item: &Item,
     decoded: Decoded,
-    prompts_per_batch: usize,
+    budget: PromptBudget,
 ) -> Result<(), Rejection> {
     let id = ImageId {
         attempt: Attempt {
@@ -314,7 +316,7 @@ fn run_image(
         carried: &id.carried,
         size,
     };
-    let (given, flow) = ask(models, question, prompts_per_batch, |batch| {
+    let (given, flow) = ask(models, question, budget, |batch| {
         selector.push(batch);
         ControlFlow::Continue(())
     })?;

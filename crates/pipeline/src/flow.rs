@@ -8,7 +8,8 @@
 //!    └───────────┴─────────────┴────────────────────────────┘
 //! ```
 //!
-//! One thread each but for decoding; every arrow is a bounded channel, and [`InFlight`] bounds the images
+//! One thread each but for decoding, whose threads hand their work to the pool that kernels and selection
+//! run on ([`in_pool`](crate::pool::in_pool)); every arrow is a bounded channel, and [`InFlight`] bounds the images
 //! and bytes between the reader and the selector. A stage ends when its input does, or when the stage
 //! behind it is gone; so an error in any stage ends them all, and what is committed stays committed.
 
@@ -31,6 +32,7 @@ use crate::in_flight::InFlight;
 use crate::known_prompts::KnownPrompts;
 use crate::meter::{Meter, Stage};
 use crate::models::Models;
+use crate::options::prompt_budget;
 use crate::plan_items::PlanItems;
 use crate::reader::{Attempts, Reader, decode_limits};
 use crate::run::{Event, RunError, Summary};
@@ -38,8 +40,8 @@ use crate::source::{seconds, table_columns};
 use crate::stages::{Assembled, Attempt, FinishedImage};
 use crate::workers::{DeviceStage, decode_images, select_masks};
 
-/// Candidate batches between the device and the selector. Each holds at most `points_per_batch` points'
-/// masks; two let the device run ahead while one is selected.
+/// Candidate batches between the device and the selector. Each holds the masks of one batch of prompts, which
+/// `run.prompt_memory` bounds; two let the device run ahead while one is selected.
 const PROPOSALS_AHEAD: usize = 2;
 /// Messages to the assembler, which are small.
 const ROWS_AHEAD: usize = 64;
@@ -126,7 +128,7 @@ impl Flow<'_> {
             stages.push(spawn(scope, "device", move || {
                 let stage = DeviceStage {
                     models,
-                    prompts_per_batch: config.points_per_batch as usize,
+                    budget: prompt_budget(config),
                     crops_per_batch: config.crops_per_batch as usize,
                     images: &prepared,
                     crops: &crops,
@@ -162,11 +164,12 @@ impl Flow<'_> {
     }
 }
 
-/// How many threads decode.
+/// How many images are decoded at once: no more than the pool, which does the work, has threads.
 pub(crate) fn decoders(configured: u32) -> usize {
+    let threads = rayon::current_num_threads();
     match configured {
-        0 => thread::available_parallelism().map_or(1, usize::from),
-        threads => threads as usize,
+        0 => threads,
+        images => threads.min(images as usize),
     }
 }
 
@@ -462,4 +465,17 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_images_are_decoded_at_once_than_the_pool_has_threads() {
+        let threads = rayon::current_num_threads();
+        assert_eq!(decoders(0), threads);
+        assert_eq!(decoders(1), 1);
+        assert_eq!(decoders(1024), threads.min(1024));
+    }
 }

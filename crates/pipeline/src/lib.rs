@@ -32,6 +32,7 @@ mod options;
 mod output;
 mod plan_items;
 mod planning;
+mod pool;
 mod prompt_files;
 mod reader;
 mod run;

@@ -13,7 +13,9 @@ use maskmill_job::{
     self as job, DetectionSettings, Example, LabellerSettings, LabelsFrom, Pipeline, Prompts,
 };
 use maskmill_masks::{BoxPx, ImageSize};
-use maskmill_sam::{AutomaticOptions, DeviceError, DeviceName, Precision, PromptedOptions, Sam};
+use maskmill_sam::{
+    AutomaticOptions, Device, DeviceError, DeviceName, Precision, PromptedOptions, Sam,
+};
 use maskmill_weights::CheckpointError;
 
 use crate::describe::describe;
@@ -26,6 +28,16 @@ pub enum ModelsError {
     /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The device lacks the numbers that the model is to compute in.
+    #[error(
+        "model.precision = \"{precision}\": device `{device}` does not compute in it; set run.device to one that does, such as \"cpu\", or model.precision = \"f32\", whose rows are other ones"
+    )]
+    Precision {
+        /// The setting.
+        precision: Precision,
+        /// The device asked for.
+        device: String,
+    },
     /// The SAM checkpoint cannot be used.
     #[error(transparent)]
     Sam(#[from] CheckpointError),
@@ -73,7 +85,7 @@ pub(crate) enum Asked {
 impl Models {
     pub(crate) fn load(pipeline: &Pipeline, device: &str) -> Result<Self, ModelsError> {
         let name = device;
-        let device = device.parse::<DeviceName>()?.open()?;
+        let device = open_device(pipeline, name)?;
         let precision = precision(pipeline.model.precision);
         let sam = Sam::load(Path::new(&pipeline.model.checkpoint), &device, precision)?;
         tracing::info!(architecture = %sam.architecture(), %precision, device = name, "model loaded");
@@ -173,6 +185,28 @@ impl Models {
     }
 }
 
+/// The device of a job, once it is known to compute in the numbers of the job's model.
+pub(crate) fn open_device(pipeline: &Pipeline, name: &str) -> Result<Device, ModelsError> {
+    let device = name.parse::<DeviceName>()?.open()?;
+    let precision = precision(pipeline.model.precision);
+    require_precision(name, precision, Sam::supports(&device, precision))?;
+    Ok(device)
+}
+
+fn require_precision(
+    device: &str,
+    precision: Precision,
+    is_supported: bool,
+) -> Result<(), ModelsError> {
+    match is_supported {
+        true => Ok(()),
+        false => Err(ModelsError::Precision {
+            precision,
+            device: device.to_owned(),
+        }),
+    }
+}
+
 fn precision(precision: job::Precision) -> Precision {
     match precision {
         job::Precision::F32 => Precision::F32,
@@ -268,6 +302,17 @@ fn box_within(corners: [f64; 4], size: ImageSize) -> Result<BoxPx, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_without_the_precision_is_an_error_that_names_both_settings() {
+        require_precision("cuda:0", Precision::Bf16, true).unwrap();
+        let error = require_precision("cuda:1", Precision::Bf16, false).unwrap_err();
+        assert!(matches!(error, ModelsError::Precision { .. }));
+        let error = error.to_string();
+        for part in ["model.precision = \"bf16\"", "`cuda:1`", "run.device"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
 
     #[test]
     fn a_box_of_an_example_is_cut_at_the_image() {

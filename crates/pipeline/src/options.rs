@@ -1,7 +1,7 @@
-//! A pipeline file's prompts and mask settings as the mask generator takes them.
+//! Settings of prompts and masks as the mask generator takes them.
 
-use maskmill_job::{AutomaticPrompts, MaskSettings, PointGrid, PromptedMasks};
-use maskmill_sam::{AutomaticOptions, MaskFilters, MaskOutput, PromptedOptions};
+use maskmill_job::{AutomaticPrompts, MaskSettings, PointGrid, PromptedMasks, Run};
+use maskmill_sam::{AutomaticOptions, MaskFilters, MaskOutput, PromptBudget, PromptedOptions};
 
 /// What a pipeline of automatic prompts asks of the mask generator.
 pub(crate) fn automatic_options(
@@ -23,6 +23,14 @@ pub(crate) fn prompted_options(prompted: PromptedMasks, masks: &MaskSettings) ->
         output: output(prompted.single_mask),
         refine: prompted.refine,
         filters: mask_filters(masks),
+    }
+}
+
+/// How many prompts a config file has asked at once.
+pub(crate) fn prompt_budget(run: &Run) -> PromptBudget {
+    PromptBudget {
+        prompts_per_batch: run.points_per_batch as usize,
+        bytes: usize::try_from(run.prompt_memory).unwrap_or(usize::MAX),
     }
 }
 

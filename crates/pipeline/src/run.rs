@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use maskmill_job::{Fingerprint, Job, JobRecord, Plan, Selection, Shard, ShardId};
-use maskmill_sam::{DeviceError, DeviceName};
+use maskmill_sam::DeviceError;
 use maskmill_storage::{
     ClaimError, CommitError, CommitStore, Marker, OutputStore, SourceError, StorageError, claim,
     failed_shards, layout,
@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 use crate::assemble::{Assembler, inspector};
 use crate::flow::Flow;
 use crate::meter::{Snapshot, Stage};
-use crate::models::{Models, ModelsError};
+use crate::models::{Models, ModelsError, open_device};
 use crate::plan_items::PlanItems;
 use crate::planning::{Planner, PlanningError};
 use crate::prompt_files::{PromptFiles, PromptFilesError};
@@ -153,7 +153,7 @@ pub enum RunError {
     /// The source cannot be planned, or its plan not be read.
     #[error(transparent)]
     Planning(#[from] PlanningError),
-    /// The detector, the labeller, labels or examples cannot be used.
+    /// The device lacks the model's precision, or the detector, the labeller, labels or examples cannot be used.
     #[error(transparent)]
     Models(ModelsError),
     /// Files of prompts cannot be used.
@@ -250,7 +250,7 @@ pub fn run(
     observe: &dyn Fn(&Event<'_>),
 ) -> Result<Summary, RunError> {
     // Before anything is read: a device that is not there needs no files.
-    job.config.run.device.parse::<DeviceName>()?.open()?;
+    open_device(&job.pipeline, &job.config.run.device)?;
     let checkpoint = PathBuf::from(&job.pipeline.model.checkpoint);
     let about_model = Checkpoint::open(&checkpoint)?.about().map(str::to_owned);
     let model_sha256 = sha256_of(&checkpoint)?;

@@ -13,6 +13,7 @@ use crate::flow::{TICK, attempts, decoders, panic_message, spawn};
 use crate::in_flight::InFlight;
 use crate::meter::{Meter, Snapshot, Stage};
 use crate::plan_items::PlanItems;
+use crate::pool::in_pool;
 use crate::reader::{Reader, decode_limits};
 use crate::run::{Event, RunError, new_runtime};
 use crate::source::{list_items, open_source, store_options, table_columns};
@@ -133,12 +134,15 @@ pub fn run_input(
 /// Counts samples, decoded or not.
 fn drop_samples(samples: &Receiver<Sample>, stop: StopAfter, limits: &DecodeLimits, meter: &Meter) {
     for sample in samples {
-        let start = Instant::now();
         let rejected = match stop {
             StopAfter::Fetch => None,
-            StopAfter::Decode => decode(&sample.bytes, limits).err(),
+            StopAfter::Decode => in_pool(|| {
+                let start = Instant::now();
+                let rejected = decode(&sample.bytes, limits).err();
+                meter.busy(Stage::Decode, start.elapsed());
+                rejected
+            }),
         };
-        meter.busy(Stage::Decode, start.elapsed());
         if let Some(error) = &rejected {
             tracing::info!(image = %sample.id.key, error = describe(error), "rejected");
         }

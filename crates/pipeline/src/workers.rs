@@ -10,8 +10,8 @@ use maskmill_grounding::{ClipInput, OwlInput, crop_mask};
 use maskmill_masks::ImageSize;
 use maskmill_pixels::RgbImage;
 use maskmill_sam::{
-    CandidateBatch, GeneratedMask, MaskSelector, PreparedImage, PromptedSelector, propose,
-    propose_prompted,
+    CandidateBatch, GeneratedMask, MaskSelector, PreparedImage, PromptBudget, PromptedSelector,
+    propose, propose_prompted,
 };
 use rayon::prelude::*;
 
@@ -20,6 +20,7 @@ use crate::known_prompts::KnownPrompts;
 use crate::label_queue::{LabelQueue, LabelRequest};
 use crate::meter::{Meter, Stage};
 use crate::models::{Asked, Models};
+use crate::pool::in_pool;
 use crate::stages::{
     Assembled, Carried, FinishedImage, ImageFacts, Prepared, Proposal, Rejection, Sample,
     given_label,
@@ -44,24 +45,28 @@ pub(crate) fn decode_images(
             ticket,
         } = sample;
         meter.queue(Stage::Decode, samples.len());
-        let _span =
-            tracing::debug_span!("decode", shard = %id.attempt.shard, image = %id.key).entered();
-        let start = Instant::now();
-        let mut facts = ImageFacts::of(id, &bytes);
-        facts.times.add(Stage::Fetch, fetched_in);
-        let decoded = decode(&bytes, limits).map_err(|error| Rejection {
-            reason: error.reason().to_owned(),
-            detail: error.to_string(),
+        let (facts, prepared) = in_pool(|| {
+            let _span = tracing::debug_span!("decode", shard = %id.attempt.shard, image = %id.key)
+                .entered();
+            // Waiting for the pool is not counted.
+            let start = Instant::now();
+            let mut facts = ImageFacts::of(id, &bytes);
+            facts.times.add(Stage::Fetch, fetched_in);
+            let decoded = decode(&bytes, limits).map_err(|error| Rejection {
+                reason: error.reason().to_owned(),
+                detail: error.to_string(),
+            });
+            drop((bytes, fetch));
+            let prepared = decoded.and_then(|decoded| {
+                facts.format = Some(decoded.format.as_str().to_owned());
+                facts.exif_orientation = decoded.exif_orientation;
+                facts.size = decoded.image.size();
+                let given = known.of(&facts.id, facts.size)?;
+                Ok((prepare(decoded, models), given))
+            });
+            meter.busy(Stage::Decode, facts.spend(Stage::Decode, start));
+            (facts, prepared)
         });
-        drop((bytes, fetch));
-        let prepared = decoded.and_then(|decoded| {
-            facts.format = Some(decoded.format.as_str().to_owned());
-            facts.exif_orientation = decoded.exif_orientation;
-            facts.size = decoded.image.size();
-            let given = known.of(&facts.id, facts.size)?;
-            Ok((prepare(decoded, models), given))
-        });
-        meter.busy(Stage::Decode, facts.spend(Stage::Decode, start));
         let sent = match prepared {
             Err(rejection) => send_finished(assembler, facts.reject(rejection)),
             Ok((inputs, given)) => {
@@ -128,7 +133,7 @@ pub(crate) struct Question<'a> {
 pub(crate) fn ask(
     models: &Models,
     question: Question<'_>,
-    prompts_per_batch: usize,
+    budget: PromptBudget,
     sink: impl FnMut(CandidateBatch) -> ControlFlow<()>,
 ) -> Result<(Vec<Given>, ControlFlow<()>), Rejection> {
     let Question {
@@ -140,7 +145,7 @@ pub(crate) fn ask(
     } = question;
     match &models.asked {
         Asked::Grid(options) => {
-            let flow = propose(&models.sam, options, prompts_per_batch, image, sink);
+            let flow = propose(&models.sam, options, budget, image, sink);
             Ok((Vec::new(), flow))
         }
         Asked::Prompts { options, finder } => {
@@ -155,8 +160,7 @@ pub(crate) fn ask(
                 _ => given,
             };
             let prompts: Vec<_> = given.iter().map(|one| one.prompt.clone()).collect();
-            let batch = prompts_per_batch;
-            let flow = propose_prompted(&models.sam, &prompts, options, batch, image, sink);
+            let flow = propose_prompted(&models.sam, &prompts, options, budget, image, sink);
             Ok((
                 given,
                 flow.expect("prompts are checked where they come from"),
@@ -171,7 +175,7 @@ pub(crate) fn ask(
 /// ready: an image that waits for others to fill its batch would hold memory that they need.
 pub(crate) struct DeviceStage<'a> {
     pub models: &'a Models,
-    pub prompts_per_batch: usize,
+    pub budget: PromptBudget,
     pub crops_per_batch: usize,
     pub images: &'a Receiver<Prepared>,
     pub crops: &'a Receiver<LabelRequest>,
@@ -298,7 +302,7 @@ impl DeviceStage<'_> {
             carried: &facts.id.carried,
             size,
         };
-        let asked = ask(self.models, question, self.prompts_per_batch, |batch| {
+        let asked = ask(self.models, question, self.budget, |batch| {
             send(Proposal::Batch(batch))
         });
         drop((image, for_detector));

@@ -14,6 +14,7 @@ use burn::tensor::{Device, Tensor};
 use maskmill_weights::{all_to_host, to_host};
 
 use crate::ask::Answer;
+use crate::budget::PromptBudget;
 use crate::mask_decoder::{DecodedPrompts, MaskDecoder, MaskOutput, indices};
 use crate::model::on_cpu;
 
@@ -31,15 +32,13 @@ pub enum Reading {
 }
 
 impl Reading {
-    /// A GPU keeps what 512 prompts decode to at 1024 px in 32 bits, or 1024 in bfloat16.
-    const KEPT_BYTES: usize = 2 << 30;
-
-    /// What suits a device: a read costs the CPU nothing, and makes a GPU wait.
-    pub fn of(device: &Device) -> Self {
+    /// What suits a device: a read costs the CPU nothing, and makes a GPU wait. A GPU keeps as many bytes as a batch may
+    /// take.
+    pub fn of(device: &Device, budget: PromptBudget) -> Self {
         match on_cpu(device) {
             true => Self::Streaming,
             false => Self::Deferred {
-                kept_bytes: Self::KEPT_BYTES,
+                kept_bytes: budget.bytes,
             },
         }
     }

@@ -12,6 +12,7 @@ use maskmill_masks::{BoxPx, Crop, ImageSize, crops, layer_point_grids, passes_io
 use maskmill_pixels::RgbImage;
 
 use crate::ask::{Asking, ModelPrompt, by_batch};
+use crate::budget::PromptBudget;
 use crate::deferred::Reading;
 use crate::mask_decoder::MaskOutput;
 use crate::model::{ModelInput, Sam};
@@ -164,19 +165,20 @@ pub struct CandidateBatch {
 
 /// Runs the model over an image's points and hands out the candidates, batch by batch.
 ///
-/// `points_per_batch` bounds memory and does not change what is found. `sink` may stop the run.
+/// `budget`, or a number of points in a batch, bounds memory and does not change what is found. `sink` may stop the run.
 ///
 /// # Panics
 /// When `options` has fewer point grids than the image has crop layers, or the device fails.
 pub fn propose(
     sam: &Sam,
     options: &AutomaticOptions,
-    points_per_batch: usize,
+    budget: impl Into<PromptBudget>,
     image: &PreparedImage,
     sink: impl FnMut(CandidateBatch) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    let reading = Reading::of(sam.device());
-    propose_reading(sam, options, points_per_batch, reading, image, sink)
+    let budget = budget.into();
+    let reading = Reading::of(sam.device(), budget);
+    propose_reading(sam, options, budget, reading, image, sink)
 }
 
 /// [`propose`] with the choice of [`Reading`] that is otherwise the device's.
@@ -186,12 +188,12 @@ pub fn propose(
 pub fn propose_reading(
     sam: &Sam,
     options: &AutomaticOptions,
-    points_per_batch: usize,
+    budget: impl Into<PromptBudget>,
     reading: Reading,
     image: &PreparedImage,
     mut sink: impl FnMut(CandidateBatch) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    let per_batch = points_per_batch.max(1);
+    let per_batch = budget.into().prompts(sam);
     let passes = |iou: f32| passes_iou(iou, options.filters.pred_iou_thresh);
     // The IoU comes from the transformer alone, so points without a good mask are never upscaled.
     let wanted = |iou: &[f32]| (0..iou.len()).filter(|&mask| passes(iou[mask])).collect();
@@ -242,12 +244,12 @@ pub fn propose_reading(
 pub fn generate(
     sam: &Sam,
     options: &AutomaticOptions,
-    points_per_batch: usize,
+    budget: impl Into<PromptBudget>,
     image: &RgbImage,
 ) -> Vec<GeneratedMask> {
     let prepared = PreparedImage::new(image, options, sam.architecture().image_size);
     let mut selector = MaskSelector::new(sam.architecture(), &options.filters, prepared.size());
-    let done = propose(sam, options, points_per_batch, &prepared, |batch| {
+    let done = propose(sam, options, budget, &prepared, |batch| {
         selector.push(batch);
         ControlFlow::Continue(())
     });

@@ -26,6 +26,7 @@
 
 mod architecture;
 mod ask;
+mod budget;
 mod deferred;
 mod device;
 mod generator;
@@ -44,6 +45,7 @@ pub use burn::tensor::Device;
 pub use maskmill_kernels::{LEVEL_VARIABLE, Level, Precision};
 
 pub use architecture::{Architecture, DECODER_HEADS};
+pub use budget::PromptBudget;
 pub use deferred::Reading;
 pub use device::{DeviceError, DeviceName};
 pub use generator::{

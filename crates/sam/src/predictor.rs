@@ -9,6 +9,7 @@ use maskmill_masks::{ImageSize, Rle, ScanOptions, Upscaler};
 use maskmill_pixels::RgbImage;
 
 use crate::ask::{Asking, ModelPrompt};
+use crate::budget::PromptBudget;
 use crate::deferred::Reading;
 use crate::mask_decoder::MaskOutput;
 use crate::model::{ImageEmbedding, ModelInput, Sam};
@@ -108,7 +109,8 @@ impl<'m> Predictor<'m> {
 
     /// Predicts the masks of each prompt: for each of `prompts`, in order, one mask or three.
     ///
-    /// Prompts of the same form (number of points, box, mask) run as one batch.
+    /// Prompts of the same form (number of points, box, mask) run together, in batches that take
+    /// [`PromptBudget::BYTES`] at most.
     ///
     /// # Errors
     /// See [`PromptError`]; nothing is computed if any prompt is at fault.
@@ -165,12 +167,13 @@ impl<'m> Predictor<'m> {
         prompts: &[&Prompt],
         output: MaskOutput,
     ) -> Vec<Vec<PredictedMask>> {
+        let budget = PromptBudget::from(prompts.len());
         let asking = Asking {
             sam: self.sam,
             embedding,
             output,
-            prompts_per_batch: prompts.len(),
-            reading: Reading::of(self.sam.device()),
+            prompts_per_batch: budget.prompts(self.sam),
+            reading: Reading::of(self.sam.device(), budget),
         };
         let all = |iou: &[f32]| (0..iou.len()).collect();
         let mut masks = vec![Vec::new(); prompts.len()];
@@ -185,7 +188,7 @@ impl<'m> Predictor<'m> {
 }
 
 /// The numbers of prompts of the same form: as many points, a box or none, a mask or none. Prompts of one form run
-/// as one batch.
+/// together.
 pub(crate) fn by_form(prompts: &[Prompt]) -> impl Iterator<Item = Vec<usize>> {
     let mut forms: BTreeMap<(usize, bool, bool), Vec<usize>> = BTreeMap::new();
     for (index, p) in prompts.iter().enumerate() {

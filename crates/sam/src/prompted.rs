@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use crate::architecture::Architecture;
 use crate::ask::{Answer, Asking, by_batch};
+use crate::budget::PromptBudget;
 use crate::deferred::Reading;
 use crate::generator::{Candidate, CandidateBatch, PreparedImage, PromptedBy};
 use crate::mask_decoder::MaskOutput;
@@ -48,7 +49,8 @@ impl Default for PromptedOptions {
 /// Runs the model over given prompts and hands out the candidates, batch by batch; without prompts the image is
 /// not even encoded.
 ///
-/// `prompts_per_batch` bounds memory and does not change what is found. `sink` may stop the run.
+/// `budget`, or a number of prompts in a batch, bounds memory and does not change what is found. `sink` may stop the
+/// run.
 ///
 /// # Errors
 /// See [`PromptError`]; nothing is computed if any prompt is at fault.
@@ -59,20 +61,13 @@ pub fn propose_prompted(
     sam: &Sam,
     prompts: &[Prompt],
     options: &PromptedOptions,
-    prompts_per_batch: usize,
+    budget: impl Into<PromptBudget>,
     image: &PreparedImage,
     sink: impl FnMut(CandidateBatch) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, PromptError> {
-    let reading = Reading::of(sam.device());
-    propose_prompted_reading(
-        sam,
-        prompts,
-        options,
-        prompts_per_batch,
-        reading,
-        image,
-        sink,
-    )
+    let budget = budget.into();
+    let reading = Reading::of(sam.device(), budget);
+    propose_prompted_reading(sam, prompts, options, budget, reading, image, sink)
 }
 
 /// [`propose_prompted`] with the choice of [`Reading`] that is otherwise the device's.
@@ -86,7 +81,7 @@ pub fn propose_prompted_reading(
     sam: &Sam,
     prompts: &[Prompt],
     options: &PromptedOptions,
-    prompts_per_batch: usize,
+    budget: impl Into<PromptBudget>,
     reading: Reading,
     image: &PreparedImage,
     mut sink: impl FnMut(CandidateBatch) -> ControlFlow<()>,
@@ -97,7 +92,7 @@ pub fn propose_prompted_reading(
     }
     let (crop, input) = image.whole_input();
     let embedding = sam.encode(input);
-    let per_batch = prompts_per_batch.max(1);
+    let per_batch = budget.into().prompts(sam);
     let asking = Asking {
         sam,
         embedding: &embedding,

@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use maskmill_masks::{ImageSize, Rle};
 use maskmill_sam::{
-    AutomaticOptions, GeneratedMask, MaskFilters, MaskOutput, PromptedBy, Sam, generate,
+    AutomaticOptions, Device, GeneratedMask, MaskFilters, MaskOutput, Precision, PreparedImage,
+    PromptBudget, PromptedBy, Sam, generate, propose,
 };
 use serde::Deserialize;
 
@@ -228,5 +230,39 @@ fn batch_size_changes_nothing() {
     for points_per_batch in [1, 2, 3, 8, 10, 56, 64] {
         let batched = generate(&sam, &options, points_per_batch, &image);
         assert!(batched == all, "batches of {points_per_batch}");
+    }
+}
+
+/// Nor on the bytes that a batch may take, by whatever runs the model.
+#[test]
+fn memory_changes_nothing() {
+    let expected: Photo = json(&fixture("amg_cat.json"));
+    let checkpoint = root().join(&expected.checkpoint);
+    let image = photo(&root().join(&expected.image));
+    let mut options = options(&expected.cases[0].settings);
+    options.point_grids = AutomaticOptions::regular_grids(7, 0, 1);
+    options.filters.pred_iou_thresh = 0.0;
+    let kernels = Sam::load(&checkpoint, &Device::flex(), Precision::F32).unwrap();
+    let burn = Sam::load_burn(&checkpoint, &Device::flex(), Precision::F32).unwrap();
+    // A prompt takes 48 KiB of logits by kernels, and 384 KiB by Burn's operations.
+    for (sam, of_prompt) in [(kernels, 48 << 10), (burn, 384 << 10)] {
+        let prepared = PreparedImage::new(&image, &options, sam.architecture().image_size);
+        let all = generate(&sam, &options, 1000, &image);
+        assert!(all.len() > 5);
+        for (prompts, batches) in [(0, 49), (1, 49), (8, 7), (48, 2), (49, 1)] {
+            let budget = PromptBudget {
+                prompts_per_batch: 1000,
+                bytes: prompts * of_prompt,
+            };
+            let mut seen = 0;
+            let flow = propose(&sam, &options, budget, &prepared, |_| {
+                seen += 1;
+                ControlFlow::Continue(())
+            });
+            assert!(flow.is_continue());
+            assert_eq!(seen, batches, "batches in {} bytes", budget.bytes);
+            let bounded = generate(&sam, &options, budget, &image);
+            assert!(bounded == all, "{} bytes", budget.bytes);
+        }
     }
 }

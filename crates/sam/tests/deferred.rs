@@ -22,7 +22,7 @@ const KEPT_BYTES_OF_FEW: [usize; 3] = [0, 300 << 10, usize::MAX];
 /// The CPU, where batches change no bit.
 fn tiny(precision: Precision) -> Sam {
     let checkpoint = root().join("models/sam-seeded-tiny.safetensors");
-    Sam::load(&checkpoint, &Device::flex(), precision).unwrap()
+    Sam::load_burn(&checkpoint, &Device::flex(), precision).unwrap()
 }
 
 /// Everything that a sink sees, in order, and the reads that it took.

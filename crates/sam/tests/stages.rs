@@ -13,8 +13,8 @@ use maskmill_formats::decode::{DecodeLimits, decode};
 use maskmill_masks::{ImageSize, Rle};
 use maskmill_pixels::{longest_side, resize_bilinear};
 use maskmill_sam::{
-    DecodedPrompts, MaskOutput, ModelInput, PointLabel, PointPrompt, Precision, Predictor, Prompt,
-    PromptPoints, Sam,
+    MaskOutput, ModelInput, PointLabel, PointPrompt, Precision, Predictor, Prompt, PromptPoints,
+    Sam,
 };
 use serde::Deserialize;
 use sha2::{Digest, Sha256};

@@ -84,6 +84,29 @@ fn defaults_are_those_of_sam_automatic_mask_generator() {
 }
 
 #[test]
+fn the_shipped_local_config_shows_every_run_setting_at_its_default() {
+    let text = include_str!("../../../../configs/local.toml");
+    assert_eq!(config(text).unwrap().run, config(CONFIG).unwrap().run);
+    for key in FileKind::Config.keys("run").unwrap() {
+        let set = |line: &str| line.split(" = ").next() == Some(*key);
+        assert!(text.lines().any(set), "{key} is not in configs/local.toml");
+    }
+}
+
+#[test]
+fn the_memory_of_prompts_holds_one_prompt_at_least() {
+    let memory = |set: &str| job(&[set]).map(|job| job.config.run.prompt_memory);
+    assert_eq!(memory("run.prompt_memory=1 MiB").unwrap(), 1 << 20);
+    assert_eq!(
+        memory("run.prompt_memory=3000000000").unwrap(),
+        3_000_000_000
+    );
+    let error = memory("run.prompt_memory=1 MB").unwrap_err().to_string();
+    let expected = "run.prompt_memory = \"1 MB\" is outside [1048576, 1125899906842624] bytes";
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
 fn every_shipped_file_loads() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let files = |folder: &str| -> Vec<PathBuf> {
@@ -902,6 +925,7 @@ fn every_key_of_the_config_file_is_read_and_changes_no_fingerprint() {
                 "root" => "elsewhere",
                 "device" => "cuda:1",
                 "max_bytes_in_flight" => "1 GiB",
+                "prompt_memory" => "2 GiB",
                 "max_put_bytes" => "6 MiB",
                 "s3_endpoint" | "source_s3_endpoint" => "http://127.0.0.1:9000",
                 "s3_region" | "source_s3_region" => "eu-central-1",
