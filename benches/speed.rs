@@ -112,7 +112,11 @@ impl Bench {
             sam: argument("--sam", repository(support::CHECKPOINT))?,
             python: (!python.as_os_str().is_empty()).then_some(python),
             runs: argument("--runs", 5)?,
-            only: only.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+            only: only
+                .split(',')
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect(),
             threads: std::thread::available_parallelism()?.get(),
             work: tempfile::tempdir()?,
         })
@@ -194,21 +198,29 @@ impl Times {
 
 /// The median of the `seconds` that a line of PyTorch's has.
 fn reference_median(line: &Value) -> Option<f64> {
-    let seconds: Vec<f64> = line["seconds"].as_array()?.iter().filter_map(Value::as_f64).collect();
+    let seconds: Vec<f64> = line["seconds"]
+        .as_array()?
+        .iter()
+        .filter_map(Value::as_f64)
+        .collect();
     (!seconds.is_empty()).then(|| median(&seconds))
 }
 
 /// The fastest line of a precision, with its variant and median.
 fn fastest<'v>(lines: &'v [Value], precision: &str) -> Option<(&'v str, f64)> {
     let lines = lines.iter().filter(|line| line["precision"] == precision);
-    let medians = lines.filter_map(|line| Some((line["variant"].as_str()?, reference_median(line)?)));
+    let medians =
+        lines.filter_map(|line| Some((line["variant"].as_str()?, reference_median(line)?)));
     medians.min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 /// Notes a bar that was not reached.
 fn expect(missed: &mut Vec<String>, what: &str, value: f64, at_least: f64) {
     let reached = value >= at_least;
-    println!("    {what}: {value:.3} (bar {at_least}){}", if reached { "" } else { "  MISSED" });
+    println!(
+        "    {what}: {value:.3} (bar {at_least}){}",
+        if reached { "" } else { "  MISSED" }
+    );
     if !reached {
         missed.push(format!("{what} {value:.3}, not {at_least}"));
     }
@@ -238,7 +250,9 @@ fn peak(precision: Precision, runs: usize) -> Result<Vec<Value>, Box<dyn Error>>
 }
 
 fn best_gflops(results: &[Value]) -> f64 {
-    let gflops = results.iter().filter_map(|result| result["gflops"].as_f64());
+    let gflops = results
+        .iter()
+        .filter_map(|result| result["gflops"].as_f64());
     gflops.fold(0.0, f64::max)
 }
 
@@ -251,14 +265,21 @@ fn gemm(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>
             let gflops = result["gflops"].as_f64().unwrap_or_default();
             let theirs = lines
                 .iter()
-                .filter(|line| line["precision"] == precision.to_string() && line["shape"] == json!(shape))
+                .filter(|line| {
+                    line["precision"] == precision.to_string() && line["shape"] == json!(shape)
+                })
                 .filter_map(|line| line["gflops"].as_array())
                 .flatten()
                 .filter_map(Value::as_f64)
                 .fold(0.0, f64::max);
             println!("    {precision} {shape:?}: {gflops:.0} GFLOP/s, oneDNN {theirs:.0}");
             if precision == Precision::Bf16 && theirs > 0.0 {
-                expect(missed, "bf16 product against oneDNN", gflops / theirs, bar::PRODUCTS_BF16);
+                expect(
+                    missed,
+                    "bf16 product against oneDNN",
+                    gflops / theirs,
+                    bar::PRODUCTS_BF16,
+                );
             }
         }
         results[precision.to_string()] = json!(ours);
@@ -295,14 +316,21 @@ fn parts(profile: &[PartProfile], runs: usize, threads: usize, peak: f64) -> Vec
 
 fn encoder(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>> {
     let (photo, _) = bench.photo(PHOTOS[1])?;
-    let variants = ["f32/eager", "bf16/autocast", "bf16/sdpa", "bf16/compiled"];
+    let variants = ["f32/eager", "bf16/autocast", "bf16/sdpa"];
     let lines = bench.reference(&[&["--what", "encoder", "--variants"][..], &variants].concat())?;
     let mut results = json!({ "reference": lines });
-    for (precision, bar) in [(Precision::F32, bar::ENCODER_F32), (Precision::Bf16, bar::ENCODER_BF16)] {
+    for (precision, bar) in [
+        (Precision::F32, bar::ENCODER_F32),
+        (Precision::Bf16, bar::ENCODER_BF16),
+    ] {
         let sam = bench.load(precision)?;
         let input = ModelInput::new(&photo, sam.architecture().image_size);
         let times = Times::of(bench.runs, || sam.encode(&input))?;
-        println!("  {precision}: {:.3} s, {:.3} CPU s", times.median(), times.cpu_seconds);
+        println!(
+            "  {precision}: {:.3} s, {:.3} CPU s",
+            times.median(),
+            times.cpu_seconds
+        );
         let products = peak(precision, bench.runs)?;
         profile::start();
         for _ in 0..bench.runs {
@@ -313,12 +341,19 @@ fn encoder(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Err
         let parts = parts(&profile, bench.runs, bench.threads, peak);
         if precision == Precision::F32 {
             // Layers that are products: queries, keys, values, projection and MLP.
-            let bound: Vec<_> =
-                profile.iter().filter(|p| matches!(p.part, Part::Projection | Part::Mlp)).collect();
+            let bound: Vec<_> = profile
+                .iter()
+                .filter(|p| matches!(p.part, Part::Projection | Part::Mlp))
+                .collect();
             let flops: f64 = bound.iter().map(|part| part.flops).sum();
             let busy: f64 = bound.iter().map(|part| part.busy_seconds).sum();
             let share = flops / busy * 1e-9 * bench.threads as f64 / peak;
-            expect(missed, "encoder's products against the peak", share, bar::PRODUCTS_F32);
+            expect(
+                missed,
+                "encoder's products against the peak",
+                share,
+                bar::PRODUCTS_F32,
+            );
         }
         results[precision.to_string()] =
             json!({ "times": times.json(), "parts": parts, "peak_gflops": peak });
@@ -332,7 +367,7 @@ fn encoder(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Err
 
 fn decoder(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>> {
     let (photo, _) = bench.photo(PHOTOS[1])?;
-    let variants = ["f32/eager", "bf16/autocast", "bf16/compiled"];
+    let variants = ["f32/eager", "bf16/autocast"];
     let lines = bench.reference(&[&["--what", "decoder", "--variants"][..], &variants].concat())?;
     let mut results = json!({ "reference": lines });
     for precision in [Precision::F32, Precision::Bf16] {
@@ -355,7 +390,11 @@ fn decoder(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Err
         let decode = || predictor.predict(&prompts, MaskOutput::Multi);
         decode()?;
         let times = Times::of(bench.runs, decode)?;
-        println!("  {precision}: {:.3} s, {:.3} CPU s", times.median(), times.cpu_seconds);
+        println!(
+            "  {precision}: {:.3} s, {:.3} CPU s",
+            times.median(),
+            times.cpu_seconds
+        );
         let products = best_gflops(&peak(precision, bench.runs)?);
         profile::start();
         for _ in 0..bench.runs {
@@ -392,7 +431,11 @@ fn automatic(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
                 masks.len()
             );
             let resized = Instant::now();
-            drop(PreparedImage::new(&photo, &options, sam.architecture().image_size));
+            drop(PreparedImage::new(
+                &photo,
+                &options,
+                sam.architecture().image_size,
+            ));
             let resize = resized.elapsed().as_secs_f64();
             profile::start();
             generate(&sam, &options, 256, &photo);
@@ -405,7 +448,7 @@ fn automatic(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
                 // One run of minutes; the first is not slower than those after it.
                 Precision::F32 => arguments.extend(["--runs", "1", "--warm-ups", "0"]),
                 Precision::Bf16 => {
-                    arguments.extend(["--best", "--best-encoder", "bf16/compiled", "--runs", "2"]);
+                    arguments.extend(["--best", "--runs", "2"]);
                 }
             }
             let lines = bench.reference(&arguments)?;
@@ -419,17 +462,27 @@ fn automatic(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
                 "reference": lines,
             });
             if let Some((variant, theirs)) = fastest(&lines, &precision.to_string()) {
-                let what =
-                    format!("automatic {size:?} {precision} against PyTorch {variant} ({theirs:.1} s)");
+                let what = format!(
+                    "automatic {size:?} {precision} against PyTorch {variant} ({theirs:.1} s)"
+                );
                 expect(missed, &what, theirs / times.median(), bar::AUTOMATIC);
                 let (count, worst, mean) = compare(&masks, &out)?;
                 println!("    PyTorch's masks: {count}, worst IoU {worst:.4}, mean {mean:.4}");
-                result["reference_masks"] = json!({ "count": count, "worst_iou": worst, "mean_iou": mean });
+                result["reference_masks"] =
+                    json!({ "count": count, "worst_iou": worst, "mean_iou": mean });
                 if precision == Precision::F32 {
                     if count != masks.len() {
-                        missed.push(format!("{size:?}: {} masks, PyTorch has {count}", masks.len()));
+                        missed.push(format!(
+                            "{size:?}: {} masks, PyTorch has {count}",
+                            masks.len()
+                        ));
                     }
-                    expect(missed, "worst IoU with PyTorch's masks", worst, bar::SAME_MASK_IOU);
+                    expect(
+                        missed,
+                        "worst IoU with PyTorch's masks",
+                        worst,
+                        bar::SAME_MASK_IOU,
+                    );
                 }
             }
             results.push(result);
@@ -441,7 +494,9 @@ fn automatic(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
 /// How many masks PyTorch found, and the worst and mean IoU of ours with the best of them.
 fn compare(masks: &[GeneratedMask], path: &Path) -> Result<(usize, f64, f64), Box<dyn Error>> {
     let found: Value = serde_json::from_slice(&std::fs::read(path)?)?;
-    let found = found["masks"].as_array().ok_or("no masks in PyTorch's file")?;
+    let found = found["masks"]
+        .as_array()
+        .ok_or("no masks in PyTorch's file")?;
     let mut theirs = Vec::new();
     for mask in found {
         let size = &mask["segmentation"]["size"];
@@ -450,9 +505,16 @@ fn compare(masks: &[GeneratedMask], path: &Path) -> Result<(usize, f64, f64), Bo
         let size = maskmill_masks::ImageSize::new(height, width);
         theirs.push(Rle::from_coco_string(size, counts)?);
     }
-    let ious = best_ious(&masks.iter().map(|mask| &mask.rle).collect::<Vec<_>>(), &theirs)?;
+    let ious = best_ious(
+        &masks.iter().map(|mask| &mask.rle).collect::<Vec<_>>(),
+        &theirs,
+    )?;
     let worst = ious.iter().copied().fold(1.0, f64::min);
-    Ok((theirs.len(), worst, ious.iter().sum::<f64>() / ious.len().max(1) as f64))
+    Ok((
+        theirs.len(),
+        worst,
+        ious.iter().sum::<f64>() / ious.len().max(1) as f64,
+    ))
 }
 
 /// Of each mask the IoU with the one of `others` that it is most like.
@@ -501,9 +563,16 @@ fn precision(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
         let exact = generate(&exact, &options, 256, &photo);
         let rounded = generate(&rounded, &options, 256, &photo);
         let rles: Vec<Rle> = rounded.iter().map(|mask| mask.rle.clone()).collect();
-        let ious = best_ious(&exact.iter().map(|mask| &mask.rle).collect::<Vec<_>>(), &rles)?;
+        let ious = best_ious(
+            &exact.iter().map(|mask| &mask.rle).collect::<Vec<_>>(),
+            &rles,
+        )?;
         let mean = ious.iter().sum::<f64>() / ious.len().max(1) as f64;
-        println!("  {name}: {} masks in f32, {} in bf16, mean best IoU {mean:.4}", exact.len(), rounded.len());
+        println!(
+            "  {name}: {} masks in f32, {} in bf16, mean best IoU {mean:.4}",
+            exact.len(),
+            rounded.len()
+        );
         photos.push(json!({ "photo": name, "f32": exact.len(), "bf16": rounded.len(), "mean_best_iou": mean }));
         all.extend(ious);
     }
@@ -528,8 +597,12 @@ fn job(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>>
         let pipeline = write_pipeline(bench.work.path(), &format!("job-{precision}"), &source, "")?;
         let out = bench.work.path().join(format!("out-{precision}"));
         let mut command = maskmill("run", &pipeline, &out);
-        command.arg("--set").arg(format!("model.checkpoint={}", bench.sam.display()));
-        command.arg("--set").arg(format!("model.precision={precision}"));
+        command
+            .arg("--set")
+            .arg(format!("model.checkpoint={}", bench.sam.display()));
+        command
+            .arg("--set")
+            .arg(format!("model.precision={precision}"));
         let watched = watch(&mut command)?;
         let busy = watched.cpu_seconds / watched.seconds / bench.threads as f64;
         println!(
@@ -539,7 +612,12 @@ fn job(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>>
             watched.peak_mib()
         );
         let within = bar::PEAK_MIB / watched.peak_mib();
-        expect(missed, &format!("job {precision}: 1.5 GiB over the peak"), within, 1.0);
+        expect(
+            missed,
+            &format!("job {precision}: 1.5 GiB over the peak"),
+            within,
+            1.0,
+        );
         results[precision.to_string()] = json!({
             "images": images,
             "seconds": watched.seconds,

@@ -15,13 +15,16 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepu16_epi32,
+    __m512, __m512bh, __m512i, _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepu16_epi32,
     _mm512_cvtne2ps_pbh, _mm512_extracti64x4_epi64, _mm512_loadu_ps, _mm512_maskz_loadu_ps,
     _mm512_setzero_si512, _mm512_slli_epi32, _mm512_storeu_si512, _mm512_sub_ps,
 };
 
 /// Elements of a packed tile.
 pub(crate) const TILE: usize = 512;
+/// Bytes that [`tile_1`] and [`tile_3`] bring near at each depth.
+pub(crate) const NEXT_1: usize = 128;
+pub(crate) const NEXT_3: usize = 640;
 
 /// Whether the CPU has the tiles and the operating system lets this process use them.
 pub(crate) fn available() -> bool {
@@ -90,7 +93,8 @@ impl Drop for Tiles {
     }
 }
 
-/// `c` `[32, 32]` (+)= `a` `[32, 32 depth]` x `b` `[32 depth, 32]`, one term.
+/// `c` `[32, 32]` (+)= `a` `[32, 32 depth]` x `b` `[32 depth, 32]`, one term. At each depth [`NEXT_1`] bytes from `n0` and from
+/// `n1` on are brought near for a later product; they may lie anywhere.
 ///
 /// # Safety
 /// Tiles are configured; `a0`, `a1`, `b0`, `b1` have `depth` > 0 tiles, `c` 32 rows of 32 floats, `ldc` apart.
@@ -101,6 +105,7 @@ pub(crate) unsafe fn tile_1(
     ldc: usize,
     [a0, a1]: [*const u16; 2],
     [b0, b1]: [*const u16; 2],
+    [n0, n1]: [*const u16; 2],
     depth: usize,
     accumulate: bool,
 ) {
@@ -110,18 +115,22 @@ pub(crate) unsafe fn tile_1(
         asm!(
             "2:",
             "tileloadd tmm4, [{a0} + {s}*1]",
+            "prefetcht1 [{n0}]", "prefetcht1 [{n1}]",
             "tileloadd tmm6, [{b0} + {s}*1]",
             "tileloadd tmm5, [{a1} + {s}*1]",
+            "prefetcht1 [{n0} + 64]", "prefetcht1 [{n1} + 64]",
             "tileloadd tmm7, [{b1} + {s}*1]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tdpbf16ps tmm3, tmm5, tmm7",
             "add {a0}, 1024", "add {a1}, 1024", "add {b0}, 1024", "add {b1}, 1024",
+            "add {n0}, 128", "add {n1}, 128",
             "sub {depth}, 1",
             "jnz 2b",
             a0 = inout(reg) a0 => _, a1 = inout(reg) a1 => _,
             b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
+            n0 = inout(reg) n0 => _, n1 = inout(reg) n1 => _,
             depth = inout(reg) depth => _, s = in(reg) 64_usize,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
@@ -130,7 +139,8 @@ pub(crate) unsafe fn tile_1(
     }
 }
 
-/// [`tile_1`] with three terms: at each depth the three tiles of a factor follow each other, the leading term first.
+/// [`tile_1`] with three terms: at each depth the three tiles of a factor follow each other, the leading term first; [`NEXT_3`]
+/// bytes are brought near.
 ///
 /// # Safety
 /// As [`tile_1`], with `3 depth` tiles in each factor.
@@ -140,6 +150,7 @@ pub(crate) unsafe fn tile_3(
     ldc: usize,
     [a0, a1]: [*const u16; 2],
     [b0, b1]: [*const u16; 2],
+    [n0, n1]: [*const u16; 2],
     depth: usize,
     accumulate: bool,
 ) {
@@ -152,37 +163,57 @@ pub(crate) unsafe fn tile_3(
             "tileloadd tmm4, [{a0} + {s}*1]",
             "tileloadd tmm6, [{b0} + {s}*1 + 2048]",
             "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{n0}]",
             "tileloadd tmm5, [{a1} + {s}*1]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{n1}]",
             "tileloadd tmm7, [{b1} + {s}*1 + 2048]",
             "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{n0} + 64]",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{n1} + 64]",
             "tileloadd tmm6, [{b0} + {s}*1 + 1024]",
             "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{n0} + 128]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{n1} + 128]",
             "tileloadd tmm7, [{b1} + {s}*1 + 1024]",
             "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{n0} + 192]",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{n1} + 192]",
             // The second term of `a` with the second and the leading one of `b`.
             "tileloadd tmm4, [{a0} + {s}*1 + 1024]",
             "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{n0} + 256]",
             "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{n1} + 256]",
             "tileloadd tmm5, [{a1} + {s}*1 + 1024]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{n0} + 320]",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{n1} + 320]",
             "tileloadd tmm6, [{b0} + {s}*1]",
             "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{n0} + 384]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{n1} + 384]",
             "tileloadd tmm7, [{b1} + {s}*1]",
             "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{n0} + 448]",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{n1} + 448]",
             // The third and the leading term of `a` with the leading one of `b`.
             "tileloadd tmm4, [{a0} + {s}*1 + 2048]",
             "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{n0} + 512]",
             "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{n1} + 512]",
             "tileloadd tmm5, [{a1} + {s}*1 + 2048]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{n0} + 576]",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{n1} + 576]",
             "tileloadd tmm4, [{a0} + {s}*1]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
@@ -194,6 +225,7 @@ pub(crate) unsafe fn tile_3(
             "jnz 2b",
             a0 = inout(reg) a0 => _, a1 = inout(reg) a1 => _,
             b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
+            n0 = inout(reg) n0 => _, n1 = inout(reg) n1 => _,
             depth = inout(reg) depth => _, s = in(reg) 64_usize,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
@@ -251,7 +283,7 @@ pub(crate) fn split_32<const TERMS: usize>(low: __m512, high: __m512) -> [__m512
     let mut terms = [_mm512_setzero_si512(); TERMS];
     for (i, term) in terms.iter_mut().enumerate() {
         // SAFETY: `__m512bh` and `__m512i` are 64 bytes without invalid values.
-        *term = unsafe { std::mem::transmute::<_, __m512i>(_mm512_cvtne2ps_pbh(high, low)) };
+        *term = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) };
         if i + 1 < TERMS {
             let widen =
                 |half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
@@ -310,7 +342,7 @@ fn exp(x: __m512) -> __m512 {
     let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, set(-87.33));
     let clamped = _mm512_max_ps(set(-87.33), x); // NaN passes
     let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(clamped, set(std::f32::consts::LOG2_E)));
-    let r = _mm512_fnmadd_ps(n, set(0.693_359_375), clamped);
+    let r = _mm512_fnmadd_ps(n, set(355.0 / 512.0), clamped);
     let r = _mm512_fnmadd_ps(n, set(-2.121_944_4e-4), r);
     let p = set(1.987_569_1e-4);
     let p = _mm512_fmadd_ps(p, r, set(1.398_199_9e-3));

@@ -219,10 +219,10 @@ impl<const TERMS: usize> Engine for Amx<TERMS> {
     const ROWS: usize = 16;
     const TERMS: usize = TERMS;
     const DEPTH: usize = 32;
-    const BLOCK: usize = if TERMS == 1 { 384 } else { 192 };
+    const BLOCK: usize = if TERMS == 1 { 256 } else { 160 };
     const QUERIES: usize = if TERMS == 1 { 256 } else { 192 };
     const KEYS: usize = 256;
-    const DEPTH_BLOCK: usize = if TERMS == 1 { 12 } else { 8 };
+    const DEPTH_BLOCK: usize = 32;
     const KERNELS: &'static RowKernels = &rows::AVX512;
 
     unsafe fn session() -> amx::Tiles {
@@ -379,14 +379,18 @@ impl<const TERMS: usize> Engine for Amx<TERMS> {
                 let count = (depth.end - start).min(Self::DEPTH_BLOCK);
                 let b0 = right.data.add(start * unit);
                 let b1 = right.data.add((right.depths + start) * unit);
+                // The panels of the strip after this one come from a far cache: some of them with each tile of sums.
+                let mut next = [b0, b1].map(|b| b.wrapping_add(2 * right.depths * unit));
                 for row in (0..rows).step_by(32) {
                     let a0 = left.data.add((row / 16 * left.depths + start) * unit);
                     let a1 = left.data.add(((row / 16 + 1) * left.depths + start) * unit);
                     let c = c.add(row * ldc);
                     match TERMS {
-                        1 => amx::tile_1(c, ldc, [a0, a1], [b0, b1], count, accumulate),
-                        _ => amx::tile_3(c, ldc, [a0, a1], [b0, b1], count, accumulate),
+                        1 => amx::tile_1(c, ldc, [a0, a1], [b0, b1], next, count, accumulate),
+                        _ => amx::tile_3(c, ldc, [a0, a1], [b0, b1], next, count, accumulate),
                     }
+                    let bytes = if TERMS == 1 { amx::NEXT_1 } else { amx::NEXT_3 };
+                    next = next.map(|next| next.wrapping_byte_add(count * bytes));
                 }
                 start += count;
                 accumulate = true;

@@ -10,6 +10,10 @@ const LANES: usize = 16;
 type Vector = [f32; LANES];
 
 /// The functions of this module at one level.
+#[allow(
+    clippy::type_complexity,
+    reason = "the types are those of the functions"
+)]
 pub(crate) struct RowKernels {
     pub(crate) layer_norm: unsafe fn(&mut [f32], &[f32], &[f32], &[f32], f32),
     pub(crate) norm_rows: unsafe fn(&mut [f32], usize, &[f32], &[f32], f32),
@@ -55,7 +59,7 @@ fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 fn exp_lane<const FMA: bool>(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts, the first of few bits: n times it is exact.
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     /// 1.5 x 2^23: adding and subtracting it rounds to whole numbers.
     const ROUND: f32 = 12_582_912.0;

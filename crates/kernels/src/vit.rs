@@ -11,7 +11,7 @@ use crate::precision::Precision;
 use crate::profile::{self, Part};
 
 /// Hidden channels of the MLP that are made at once, so that they stay in the cache.
-const HIDDEN: usize = 768;
+const HIDDEN: usize = 384;
 
 /// A linear layer as PyTorch has it.
 #[derive(Clone, Copy, Debug)]

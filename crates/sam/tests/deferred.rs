@@ -181,7 +181,7 @@ fn prompts(side: usize) -> Vec<Prompt> {
                 }],
             },
             box_xyxy_px: (i % 3 != 1).then_some([x - 9.0, y - 7.0, x + 30.0, y + 25.0]),
-            mask_logits: (i % 7 == 0).then(|| mask.clone()),
+            mask_logits: i.is_multiple_of(7).then(|| mask.clone()),
         }
     };
     (0..40).map(prompt).collect()

@@ -1,6 +1,6 @@
 //! The plain versions that kernels are compared with, in f64, and random weights.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use maskmill_kernels::{
     AttentionWeights, BlockWeights, DecoderWeights, Level, LinearWeights, NormWeights, Precision,
@@ -8,7 +8,7 @@ use maskmill_kernels::{
 };
 
 /// Every level of this CPU in both precisions, with the relative error that it may have.
-pub fn variants() -> Vec<(Level, Precision, f64)> {
+pub(crate) fn variants() -> Vec<(Level, Precision, f64)> {
     let both = |level| {
         [
             (level, Precision::F32, 2e-5),
@@ -19,14 +19,14 @@ pub fn variants() -> Vec<(Level, Precision, f64)> {
 }
 
 /// Pseudo-random numbers, the same on every machine.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn unit(&mut self) -> f32 {
+    pub(crate) fn unit(&mut self) -> f32 {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -34,7 +34,7 @@ impl Random {
         (self.0 >> 40) as f32 / (1_u64 << 24) as f32
     }
 
-    pub fn values(&mut self, count: usize, size: f32) -> Vec<f32> {
+    pub(crate) fn values(&mut self, count: usize, size: f32) -> Vec<f32> {
         (0..count)
             .map(|_| (self.unit() - 0.5) * 2.0 * size)
             .collect()
@@ -42,13 +42,13 @@ impl Random {
 }
 
 /// A linear layer with its values.
-pub struct OwnLinear {
-    pub weight: Vec<f32>,
-    pub bias: Vec<f32>,
+pub(crate) struct OwnLinear {
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
 impl OwnLinear {
-    pub fn random(random: &mut Random, inputs: usize, outputs: usize) -> Self {
+    pub(crate) fn random(random: &mut Random, inputs: usize, outputs: usize) -> Self {
         let size = 1.5 / (inputs as f32).sqrt();
         Self {
             weight: random.values(inputs * outputs, size),
@@ -56,7 +56,7 @@ impl OwnLinear {
         }
     }
 
-    pub fn get(&self) -> LinearWeights<'_> {
+    pub(crate) fn get(&self) -> LinearWeights<'_> {
         LinearWeights {
             weight: &self.weight,
             bias: &self.bias,
@@ -64,7 +64,7 @@ impl OwnLinear {
     }
 
     /// `[rows, inputs]` -> `[rows, outputs]`
-    pub fn of(&self, x: &[f64]) -> Vec<f64> {
+    pub(crate) fn of(&self, x: &[f64]) -> Vec<f64> {
         let inputs = self.weight.len() / self.bias.len();
         x.chunks_exact(inputs)
             .flat_map(|x| {
@@ -80,14 +80,14 @@ impl OwnLinear {
     }
 }
 
-pub struct OwnNorm {
-    pub gamma: Vec<f32>,
-    pub beta: Vec<f32>,
-    pub epsilon: f32,
+pub(crate) struct OwnNorm {
+    pub(crate) gamma: Vec<f32>,
+    pub(crate) beta: Vec<f32>,
+    pub(crate) epsilon: f32,
 }
 
 impl OwnNorm {
-    pub fn random(random: &mut Random, dim: usize) -> Self {
+    pub(crate) fn random(random: &mut Random, dim: usize) -> Self {
         Self {
             gamma: random
                 .values(dim, 0.3)
@@ -99,7 +99,7 @@ impl OwnNorm {
         }
     }
 
-    pub fn get(&self) -> NormWeights<'_> {
+    pub(crate) fn get(&self) -> NormWeights<'_> {
         NormWeights {
             gamma: &self.gamma,
             beta: &self.beta,
@@ -107,7 +107,7 @@ impl OwnNorm {
         }
     }
 
-    pub fn of(&self, x: &[f64]) -> Vec<f64> {
+    pub(crate) fn of(&self, x: &[f64]) -> Vec<f64> {
         let dim = self.gamma.len();
         x.chunks_exact(dim)
             .flat_map(|x| {
@@ -124,7 +124,7 @@ impl OwnNorm {
     }
 }
 
-pub fn softmax(x: &mut [f64]) {
+pub(crate) fn softmax(x: &mut [f64]) {
     let most = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut sum = 0.0;
     for x in x.iter_mut() {
@@ -136,12 +136,12 @@ pub fn softmax(x: &mut [f64]) {
     }
 }
 
-pub fn gelu(x: f64) -> f64 {
+pub(crate) fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2))
 }
 
 /// By its Maclaurin series where that converges, 1 beyond.
-pub fn erf(x: f64) -> f64 {
+pub(crate) fn erf(x: f64) -> f64 {
     if x.abs() > 5.5 {
         return x.signum();
     }
@@ -153,16 +153,16 @@ pub fn erf(x: f64) -> f64 {
     sum * 2.0 / std::f64::consts::PI.sqrt()
 }
 
-pub fn widen(x: &[f32]) -> Vec<f64> {
+pub(crate) fn widen(x: &[f32]) -> Vec<f64> {
     x.iter().copied().map(f64::from).collect()
 }
 
-pub fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {
+pub(crate) fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
 /// Largest difference, relative to the largest value.
-pub fn error(found: &[f32], expected: &[f64]) -> f64 {
+pub(crate) fn error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(0.0_f64, |most, v| most.max(v.abs()));
     let difference = found
@@ -173,22 +173,22 @@ pub fn error(found: &[f32], expected: &[f64]) -> f64 {
 }
 
 /// A block of the image encoder.
-pub struct OwnBlock {
-    pub norm1: OwnNorm,
-    pub qkv: OwnLinear,
-    pub rel_pos_h: Vec<f32>,
-    pub rel_pos_w: Vec<f32>,
-    pub proj: OwnLinear,
-    pub norm2: OwnNorm,
-    pub lin1: OwnLinear,
-    pub lin2: OwnLinear,
-    pub heads: usize,
-    pub window: Option<usize>,
-    pub grid: [usize; 2],
+pub(crate) struct OwnBlock {
+    pub(crate) norm1: OwnNorm,
+    pub(crate) qkv: OwnLinear,
+    pub(crate) rel_pos_h: Vec<f32>,
+    pub(crate) rel_pos_w: Vec<f32>,
+    pub(crate) proj: OwnLinear,
+    pub(crate) norm2: OwnNorm,
+    pub(crate) lin1: OwnLinear,
+    pub(crate) lin2: OwnLinear,
+    pub(crate) heads: usize,
+    pub(crate) window: Option<usize>,
+    pub(crate) grid: [usize; 2],
 }
 
 impl OwnBlock {
-    pub fn random(
+    pub(crate) fn random(
         random: &mut Random,
         [dim, heads, hidden]: [usize; 3],
         window: Option<usize>,
@@ -210,7 +210,7 @@ impl OwnBlock {
         }
     }
 
-    pub fn get(&self) -> BlockWeights<'_> {
+    pub(crate) fn get(&self) -> BlockWeights<'_> {
         BlockWeights {
             norm1: self.norm1.get(),
             qkv: self.qkv.get(),
@@ -227,7 +227,7 @@ impl OwnBlock {
     }
 
     /// One image, `[rows, columns, dim]`.
-    pub fn of(&self, x: &[f64]) -> Vec<f64> {
+    pub(crate) fn of(&self, x: &[f64]) -> Vec<f64> {
         let dim = self.proj.bias.len();
         let [height, width] = self.grid;
         let qkv = self.qkv.of(&self.norm1.of(x));
@@ -291,12 +291,12 @@ impl OwnBlock {
     }
 }
 
-pub struct OwnAttention {
-    pub q: OwnLinear,
-    pub k: OwnLinear,
-    pub v: OwnLinear,
-    pub out: OwnLinear,
-    pub heads: usize,
+pub(crate) struct OwnAttention {
+    pub(crate) q: OwnLinear,
+    pub(crate) k: OwnLinear,
+    pub(crate) v: OwnLinear,
+    pub(crate) out: OwnLinear,
+    pub(crate) heads: usize,
 }
 
 impl OwnAttention {
@@ -340,7 +340,7 @@ impl OwnAttention {
     }
 }
 
-pub struct OwnTwoWay {
+pub(crate) struct OwnTwoWay {
     self_attn: OwnAttention,
     norm1: OwnNorm,
     token_to_image: OwnAttention,
@@ -352,7 +352,7 @@ pub struct OwnTwoWay {
 }
 
 /// The mask decoder.
-pub struct OwnDecoder {
+pub(crate) struct OwnDecoder {
     blocks: Vec<OwnTwoWay>,
     final_attn: OwnAttention,
     norm_final: OwnNorm,
@@ -378,7 +378,7 @@ fn layers(layers: &[OwnLinear], x: &[f64]) -> Vec<f64> {
 }
 
 impl OwnDecoder {
-    pub fn random(
+    pub(crate) fn random(
         random: &mut Random,
         [dim, inner, heads, hidden]: [usize; 4],
         depth: usize,
@@ -425,7 +425,7 @@ impl OwnDecoder {
         }
     }
 
-    pub fn get(&self) -> DecoderWeights<'_> {
+    pub(crate) fn get(&self) -> DecoderWeights<'_> {
         DecoderWeights {
             blocks: self
                 .blocks
@@ -466,7 +466,7 @@ impl OwnDecoder {
     }
 
     /// One prompt: tokens `[count, dim]` and image `[tokens, dim]`.
-    pub fn transform(
+    pub(crate) fn transform(
         &self,
         image: &[f64],
         positions: &[f64],
@@ -498,12 +498,12 @@ impl OwnDecoder {
         (queries, keys)
     }
 
-    pub fn predicted_iou(&self, tokens: &[f64]) -> Vec<f64> {
+    pub(crate) fn predicted_iou(&self, tokens: &[f64]) -> Vec<f64> {
         layers(&self.iou_head, &tokens[..self.dim])
     }
 
     /// Logits of a mask, `[4 rows, 4 columns]`, of transformed tokens and image.
-    pub fn logits(&self, tokens: &[f64], image: &[f64], mask: usize) -> Vec<f64> {
+    pub(crate) fn logits(&self, tokens: &[f64], image: &[f64], mask: usize) -> Vec<f64> {
         let weights = layers(
             &self.hypernetworks[mask],
             &tokens[(1 + mask) * self.dim..][..self.dim],
