@@ -114,6 +114,7 @@ fn device_seconds(output: &Path) -> Result<f64, Box<dyn Error>> {
     }
     Ok(seconds)
 }
+
 fn name_of(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()

@@ -619,6 +619,7 @@ fn job(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>>
             1.0,
         );
         results[precision.to_string()] = json!({
+            "stage_seconds": stage_seconds(&out)?,
             "images": images,
             "seconds": watched.seconds,
             "cpu_seconds": watched.cpu_seconds,
@@ -627,4 +628,20 @@ fn job(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>>
         });
     }
     Ok(results)
+}
+
+/// Seconds of each stage of a job, as its markers have them.
+fn stage_seconds(out: &Path) -> Result<Value, Box<dyn Error>> {
+    let mut total = std::collections::BTreeMap::<String, f64>::new();
+    for marker in std::fs::read_dir(out.join("_commits"))? {
+        let marker: Value = serde_json::from_slice(&std::fs::read(marker?.path())?)?;
+        let stages = marker["stats"]["stage_seconds"]
+            .as_object()
+            .ok_or("a marker has stages")?;
+        for (stage, seconds) in stages {
+            *total.entry(stage.clone()).or_default() += seconds.as_f64().unwrap_or_default();
+        }
+    }
+    println!("    {total:.2?}");
+    Ok(json!(total))
 }

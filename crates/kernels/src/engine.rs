@@ -400,6 +400,7 @@ impl<const TERMS: usize> Engine for Amx<TERMS> {
 }
 
 /// Zeros to pad with.
+#[cfg(target_arch = "x86_64")]
 static ZEROS: [f32; 8192] = [0.0; 8192];
 
 /// Fused multiply-adds of f32 in vectors of the level. With `BF16` factors are rounded to bfloat16 as they are packed:
@@ -556,48 +557,47 @@ impl<L: fma::Lanes, const BF16: bool> Engine for Fma<L, BF16> {
 /// If this CPU lacks the level: what follows may use its instructions.
 macro_rules! with_engine {
     ($level:expr, $precision:expr, $engine:ident => $body:expr) => {{
-        use $crate::engine::{Amx, Fma};
-        use $crate::fma::{Avx2, Avx512, Plain};
-        use $crate::{Level, Precision};
+        use $crate::engine::Fma;
+        use $crate::{Level, Precision, fma};
         let level: Level = $level;
         assert!(level <= Level::best(), "this CPU has no {level}");
         match (level, $precision) {
             #[cfg(target_arch = "x86_64")]
             (Level::Amx, Precision::F32) => {
-                type $engine = Amx<3>;
+                type $engine = $crate::engine::Amx<3>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
             (Level::Amx, Precision::Bf16) => {
-                type $engine = Amx<1>;
+                type $engine = $crate::engine::Amx<1>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
             (Level::Avx512, Precision::F32) => {
-                type $engine = Fma<Avx512, false>;
+                type $engine = Fma<fma::Avx512, false>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
             (Level::Avx512, Precision::Bf16) => {
-                type $engine = Fma<Avx512, true>;
+                type $engine = Fma<fma::Avx512, true>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
             (Level::Avx2, Precision::F32) => {
-                type $engine = Fma<Avx2, false>;
+                type $engine = Fma<fma::Avx2, false>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
             (Level::Avx2, Precision::Bf16) => {
-                type $engine = Fma<Avx2, true>;
+                type $engine = Fma<fma::Avx2, true>;
                 $body
             }
             (_, Precision::F32) => {
-                type $engine = Fma<Plain, false>;
+                type $engine = Fma<fma::Plain, false>;
                 $body
             }
             (_, Precision::Bf16) => {
-                type $engine = Fma<Plain, true>;
+                type $engine = Fma<fma::Plain, true>;
                 $body
             }
         }

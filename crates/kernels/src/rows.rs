@@ -588,3 +588,169 @@ all_levels!([
     columns_softmax(x: &mut [f32], columns: usize, most: &mut [f32], total: &mut [f32], factors: &mut [f32]);
     group_softmax(x: &mut [f32], bias: &[f32], groups: usize);
 ]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Level;
+
+    fn tables() -> Vec<(Level, &'static RowKernels)> {
+        let table = |level| match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx | Level::Avx512 => &AVX512,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => &AVX2,
+            _ => &PLAIN,
+        };
+        Level::supported()
+            .map(|level| (level, table(level)))
+            .collect()
+    }
+
+    /// Values from -`size` to `size`, of which no two are equal.
+    fn values(count: usize, size: f32) -> Vec<f32> {
+        (0..count)
+            .map(|i| ((i * 7919) % 1013) as f32 / 506.5 * size - size)
+            .collect()
+    }
+
+    #[test]
+    fn e_to_the_power_of_anything() {
+        for (level, k) in tables() {
+            for count in [1, 15, 16, 33, 200] {
+                let x = values(count, 87.0);
+                let mut y = x.clone();
+                // SAFETY: the level is one of this CPU.
+                let sum = unsafe { (k.exp_sum)(&mut y, 3.0) };
+                let exact = |x: f32| f64::from(x - 3.0).exp();
+                for (x, y) in x.iter().zip(&y) {
+                    let exact = if x - 3.0 < -87.33 { 0.0 } else { exact(*x) };
+                    let error = (f64::from(*y) - exact).abs();
+                    assert!(error <= exact * 3e-7, "{level}: e^{}: {y}", x - 3.0);
+                }
+                let exact: f64 = x.iter().map(|&x| exact(x)).sum();
+                assert!((f64::from(sum) / exact - 1.0).abs() < 1e-6, "{level}");
+            }
+            let mut odd = [f32::NAN, f32::NEG_INFINITY, 0.0, -1000.0];
+            // SAFETY: as above.
+            unsafe { (k.exp_sum)(&mut odd, 0.0) };
+            assert!(
+                odd[0].is_nan() && odd[1..] == [0.0, 1.0, 0.0],
+                "{level}: {odd:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn gelu_of_small_and_large() {
+        // The error function by its series, in f64.
+        let erf = |x: f64| -> f64 {
+            let (mut term, mut sum) = (x, x);
+            for n in 1..150 {
+                term *= -x * x / f64::from(n);
+                sum += term / f64::from(2 * n + 1);
+            }
+            sum * std::f64::consts::FRAC_2_SQRT_PI
+        };
+        for (level, k) in tables() {
+            let x = values(1013, 6.0);
+            let mut y = x.clone();
+            // SAFETY: the level is one of this CPU.
+            unsafe { (k.gelu_plain)(&mut y) };
+            for (&x, &y) in x.iter().zip(&y) {
+                let x = f64::from(x);
+                let exact = 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
+                assert!(
+                    (f64::from(y) - exact).abs() < 1.5e-6,
+                    "{level}: gelu({x}) {y}, not {exact}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn softmax_of_columns_goes_on_from_chunk_to_chunk() {
+        for (level, k) in tables() {
+            let (rows, columns) = (50, 32);
+            let x = values(rows * columns, 20.0);
+            let (mut most, mut total) = (vec![f32::NEG_INFINITY; columns], vec![0.0; columns]);
+            let mut factors = vec![0.0; columns];
+            let mut weights = vec![0.0_f64; rows * columns];
+            for first in [0, 7, 8, 40] {
+                let last = [7, 8, 40, 50][[0, 7, 8, 40].iter().position(|&f| f == first).unwrap()];
+                let mut chunk = x[first * columns..last * columns].to_vec();
+                // SAFETY: the level is one of this CPU.
+                unsafe {
+                    (k.columns_softmax)(&mut chunk, columns, &mut most, &mut total, &mut factors);
+                }
+                for (i, weight) in weights[..first * columns].iter_mut().enumerate() {
+                    *weight *= f64::from(factors[i % columns]);
+                }
+                for (weight, v) in weights[first * columns..].iter_mut().zip(chunk) {
+                    *weight = f64::from(v);
+                }
+            }
+            for column in 0..columns {
+                let exact: Vec<f64> = (0..rows)
+                    .map(|row| f64::from(x[row * columns + column]).exp())
+                    .collect();
+                let sum: f64 = exact.iter().sum();
+                for row in 0..rows {
+                    let found = weights[row * columns + column] / f64::from(total[column]);
+                    assert!((found - exact[row] / sum).abs() < 1e-6, "{level}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn softmax_of_groups_with_padding() {
+        for (level, k) in tables() {
+            for (groups, tokens) in [(8, 7), (8, 1), (8, 4), (4, 5), (5, 3)] {
+                let columns = groups * tokens;
+                let stride = usize::next_multiple_of(columns, 32);
+                let mut bias = values(columns, 1.0);
+                bias.resize(stride, f32::NEG_INFINITY);
+                let x = values(3 * stride, 9.0);
+                let mut y = x.clone();
+                // SAFETY: the level is one of this CPU.
+                unsafe { (k.group_softmax)(&mut y, &bias, groups) };
+                for (x, y) in x.chunks(stride).zip(y.chunks(stride)) {
+                    for group in 0..groups {
+                        let places = || (group..columns).step_by(groups);
+                        let exact = |i: usize| f64::from(x[i] + bias[i]).exp();
+                        let sum: f64 = places().map(exact).sum();
+                        for i in places() {
+                            assert!((f64::from(y[i]) - exact(i) / sum).abs() < 1e-6, "{level}");
+                        }
+                    }
+                    assert!(y[columns..].iter().all(|&v| v == 0.0), "{level}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn norms_of_any_width() {
+        for (level, k) in tables() {
+            for width in [1, 3, 16, 31, 64, 100] {
+                let (gamma, beta) = (values(width, 1.0), values(width, 0.5));
+                let x = values(4 * (width + 2), 5.0);
+                let mut y = x.clone();
+                // SAFETY: the level is one of this CPU.
+                unsafe { (k.norm_rows)(&mut y, width + 2, &gamma, &beta, 1e-5) };
+                for (x, y) in x.chunks(width + 2).zip(y.chunks(width + 2)) {
+                    assert_eq!(x[width..], y[width..], "what lies between rows stays");
+                    let mean = x[..width].iter().map(|&v| f64::from(v)).sum::<f64>() / width as f64;
+                    let squares = x[..width].iter().map(|&v| (f64::from(v) - mean).powi(2));
+                    let deviation = (squares.sum::<f64>() / width as f64 + 1e-5).sqrt();
+                    for i in 0..width {
+                        let normed = (f64::from(x[i]) - mean) / deviation;
+                        let exact = normed * f64::from(gamma[i]) + f64::from(beta[i]);
+                        assert!((f64::from(y[i]) - exact).abs() < 2e-5, "{level}, {width}");
+                    }
+                }
+            }
+        }
+    }
+}

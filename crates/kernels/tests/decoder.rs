@@ -58,13 +58,9 @@ impl Case {
             let kernel = Decoder::new(&self.decoder.get(), level, precision);
             let image = kernel.image(&self.image, &self.positions);
             let (tokens, images) = image.transform(&self.tokens, self.count);
-            let all = |pick: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| -> Vec<f64> {
-                expected.iter().flat_map(|one| pick(one).clone()).collect()
-            };
-            let errors = [
-                error(&tokens, &all(|one| &one.0)),
-                error(&images, &all(|one| &one.1)),
-            ];
+            let all_tokens: Vec<f64> = expected.iter().flat_map(|one| one.0.clone()).collect();
+            let all_images: Vec<f64> = expected.iter().flat_map(|one| one.1.clone()).collect();
+            let errors = [error(&tokens, &all_tokens), error(&images, &all_images)];
             println!(
                 "{:?} {level} {precision}: {errors:?}",
                 (self.dim, self.prompts, self.count)

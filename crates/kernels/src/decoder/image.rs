@@ -222,16 +222,19 @@ impl<E: Engine> Image<E> {
         // SAFETY: the caller promises the level; chunks were packed by `share`.
         unsafe {
             let q = attention.tokens[0].forward(tokens, false);
-            let mut values = Vec::with_capacity(q.len());
-            for q in q.chunks_exact(count * inner) {
-                let apart = heads_apart(q, inner, heads);
-                let mut gathered =
-                    Gathered::<E>::new(columns, inner, inner, |j| &apart[j * inner..][..inner]);
-                let bytes = size_of_val(&*self.keys) + size_of_val(&*self.values);
-                let flops = 4 * image_tokens * columns * inner;
-                profile::count(Part::Transformer, flops, bytes, || {
-                    for chunk in 0..image_tokens.div_ceil(CHUNK) {
-                        let rows = CHUNK.min(image_tokens - chunk * CHUNK);
+            let mut asking: Vec<Gathered<E>> = q
+                .chunks_exact(count * inner)
+                .map(|q| {
+                    let apart = heads_apart(q, inner, heads);
+                    Gathered::new(columns, inner, inner, |j| &apart[j * inner..][..inner])
+                })
+                .collect();
+            let bytes = size_of_val(&*self.keys) + size_of_val(&*self.values);
+            let flops = 4 * image_tokens * columns * inner * asking.len();
+            profile::count(Part::Transformer, flops, bytes, || {
+                for chunk in 0..image_tokens.div_ceil(CHUNK) {
+                    let rows = CHUNK.min(image_tokens - chunk * CHUNK);
+                    for gathered in &mut asking {
                         gathered.take(
                             rows,
                             &self.keys[chunk * left..][..left],
@@ -240,9 +243,11 @@ impl<E: Engine> Image<E> {
                             &mut buffers.transposed,
                         );
                     }
-                });
-                let averages = gathered.finish();
-                for token in averages.chunks_exact(heads * inner) {
+                }
+            });
+            let mut values = Vec::with_capacity(q.len());
+            for gathered in &mut asking {
+                for token in gathered.finish().chunks_exact(heads * inner) {
                     for (h, row) in token.chunks_exact(inner).enumerate() {
                         values.extend_from_slice(&row[h * d..][..d]);
                     }
