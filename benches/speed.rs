@@ -494,7 +494,7 @@ fn automatic(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
 /// How many masks PyTorch found, and the worst and mean IoU of ours with the best of them.
 fn compare(masks: &[GeneratedMask], path: &Path) -> Result<(usize, f64, f64), Box<dyn Error>> {
     let found: Value = serde_json::from_slice(&std::fs::read(path)?)?;
-    let found = found["masks"]
+    let found = found["automatic"]["masks"]
         .as_array()
         .ok_or("no masks in PyTorch's file")?;
     let mut theirs = Vec::new();

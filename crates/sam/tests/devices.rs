@@ -95,7 +95,7 @@ fn every_stage_equals_the_cpu() {
         fixture("sam-seeded-compact.pth"),
         fixture("sam-seeded-stretched.safetensors"),
     ] {
-        let on = |device| stages(&Sam::load(&checkpoint, device, Precision::F32).unwrap());
+        let on = |device: &Device| stages(&Sam::load(&checkpoint, device, Precision::F32).unwrap());
         let (on_cpu, on_gpu) = (on(&Device::flex()), on(&gpu));
         assert_eq!(on_cpu.len(), on_gpu.len());
         let mut worst = 0.0_f32;
@@ -146,7 +146,8 @@ fn bf16_is_close_to_the_cpus_f32() {
         return;
     }
     let checkpoint = root().join("models/sam-seeded-tiny.safetensors");
-    let on = |device, precision| stages(&Sam::load(&checkpoint, device, precision).unwrap());
+    let on =
+        |device: &Device, precision| stages(&Sam::load(&checkpoint, device, precision).unwrap());
     let cpu = on(&Device::flex(), Precision::F32);
     let gpu = on(&gpu, Precision::Bf16);
     for ((name, cpu), (_, gpu)) in cpu.iter().zip(&gpu) {
