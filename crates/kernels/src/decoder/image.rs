@@ -77,17 +77,11 @@ impl<E: Engine> Image<E> {
         // SAFETY: the caller promises the level.
         unsafe {
             let mut gathered = Vec::new();
+            // Tokens among themselves; those of later blocks follow at the end of the block before.
+            let first = &w.blocks[0];
+            queries = first.self_attn.forward(&queries, &queries, count);
+            norm_sum::<E>(&first.norm1, &mut queries, None);
             for (index, block) in w.blocks.iter().enumerate() {
-                // Tokens among themselves.
-                let attended = if index == 0 {
-                    block.self_attn.forward(&queries, &queries, count)
-                } else {
-                    let positioned = added::<E>(&queries, prompt_tokens);
-                    let attended = block.self_attn.forward(&positioned, &queries, count);
-                    added::<E>(&queries, &attended)
-                };
-                queries = attended;
-                norm_sum::<E>(&block.norm1, &mut queries, None);
                 // Tokens to the image.
                 if index == 0 {
                     let asked = self.ask_shared(
@@ -109,22 +103,20 @@ impl<E: Engine> Image<E> {
                 let hidden = block.mlp.forward(&queries);
                 norm_sum::<E>(&block.norm3, &mut queries, Some(&hidden));
                 // The image to tokens; then the next block's tokens, or the last attention's, to the image, in one sweep.
-                let next = w.blocks.get(index + 1);
-                // The next block's queries are those after its self attention, which needs no image.
-                let (next_attention, asking) = match next {
-                    Some(next) => {
-                        let positioned = added::<E>(&queries, prompt_tokens);
-                        let attended = next.self_attn.forward(&positioned, &queries, count);
-                        let mut asking = added::<E>(&queries, &attended);
-                        norm_sum::<E>(&next.norm1, &mut asking, None);
-                        (&next.to_image, asking)
-                    }
-                    None => (&w.final_attn, queries.clone()),
-                };
-                gathered = self.ask(next_attention, &added::<E>(&asking, prompt_tokens), count);
                 let keys =
                     block.to_tokens.tokens[0].forward(&added::<E>(&queries, prompt_tokens), false);
                 let values = block.to_tokens.tokens[1].forward(&queries, false);
+                // The next block's self attention needs no image.
+                let next_attention = match w.blocks.get(index + 1) {
+                    Some(next) => {
+                        let positioned = added::<E>(&queries, prompt_tokens);
+                        let attended = next.self_attn.forward(&positioned, &queries, count);
+                        norm_sum::<E>(&next.norm1, &mut queries, Some(&attended));
+                        &next.to_image
+                    }
+                    None => &w.final_attn,
+                };
+                gathered = self.ask(next_attention, &added::<E>(&queries, prompt_tokens), count);
                 for (prompt, gathered) in gathered.iter_mut().enumerate() {
                     let image = &mut images[prompt * image_len..][..image_len];
                     let inner = block.to_tokens.inner;
