@@ -17,6 +17,8 @@ pub struct Config {
     pub store: Store,
     /// Device, concurrency and memory.
     pub run: Run,
+    /// What only training uses.
+    pub train: Train,
     /// What is printed.
     pub log: Log,
 }
@@ -114,6 +116,20 @@ pub struct Run {
     pub shard_attempts: u32,
 }
 
+/// What only training uses. The weights do not depend on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Train {
+    /// Minutes from one saved state to the next: what a kill costs, at most.
+    pub checkpoint_minutes: f64,
+    /// Steps from one row of the metrics to the next.
+    pub log_steps: u32,
+    /// Threads that read, draw and augment images ahead of the device; 0 means one per core.
+    pub loader_threads: u32,
+    /// Bytes of image embeddings that are kept where the encoder is frozen and nothing is
+    /// augmented, at most; 0 keeps none.
+    pub cache_memory: u64,
+}
+
 /// What is printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
@@ -164,6 +180,7 @@ impl Config {
             output: read_output(Section::take(document, KIND, "output", problems)),
             store: read_store(Section::take(document, KIND, "store", problems)),
             run: read_run(Section::take(document, KIND, "run", problems)),
+            train: read_train(Section::take(document, KIND, "train", problems)),
             log: read_log(Section::take(document, KIND, "log", problems)),
         };
         Section::take(document, KIND, "", problems).finish();
@@ -238,6 +255,17 @@ fn read_run(mut section: Section<'_>) -> Run {
     };
     section.finish();
     run
+}
+
+fn read_train(mut section: Section<'_>) -> Train {
+    let train = Train {
+        checkpoint_minutes: section.number("checkpoint_minutes", 10.0, 0.01..=1e5),
+        log_steps: section.integer_u32("log_steps", 10, 1..=1_000_000),
+        loader_threads: section.integer_u32("loader_threads", 0, 0..=1024),
+        cache_memory: section.bytes("cache_memory", 2 << 30, 0..=MAX_MEMORY),
+    };
+    section.finish();
+    train
 }
 
 /// Checks the kind of device; whether the machine has it is known when the model is loaded.

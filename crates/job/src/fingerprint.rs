@@ -37,7 +37,12 @@ impl Fingerprint {
         if !files.is_empty() {
             identity["files"] = json!(files);
         }
-        Fingerprint(hex(&Sha256::digest(canonical_json(&identity).as_bytes())))
+        Self::of_value(&identity)
+    }
+
+    /// The fingerprint of a value, whatever the order of its keys.
+    pub(crate) fn of_value(identity: &Value) -> Self {
+        Fingerprint(hex(&Sha256::digest(canonical_json(identity).as_bytes())))
     }
 
     /// All 64 hex digits.

@@ -1,4 +1,4 @@
-//! Pipeline and config files to a validated job, the shard plan and the fingerprint.
+//! Pipeline, training and config files to a validated job, the shard plan and the fingerprint.
 //!
 //! ```text
 //!  pipelines/*.toml ─┐                      ┌─> Pipeline ──┐
@@ -23,6 +23,9 @@
 //! What never happens here: reading files, opening images, touching a device. The caller reads;
 //! this crate turns text and listings into values, so all of it is tested without a disk. Nor does
 //! a secret get through: a location with credentials in it is refused, and no message repeats it.
+//!
+//! A training run has a training file in place of the pipeline file, read in the same way into a
+//! [`TrainingJob`]; its [`TrainingRecord`] decides whether a run may go on.
 //!
 //! A mistake is reported with its file and line, and all mistakes of both files at once:
 //! see [`ConfigError`].
@@ -49,14 +52,18 @@ mod section;
 mod segment;
 mod select;
 mod shard;
+mod training;
 
 pub use byte_size::{format_bytes, parse_bytes};
-pub use config::{Config, Log, LogFormat, Output, Progress, Run, Store};
+pub use config::{Config, Log, LogFormat, Output, Progress, Run, Store, Train};
 pub use extend::{Extender, Extension};
 pub use fingerprint::{Fingerprint, OUTPUT_VERSION, canonical_json};
 pub use item::{Extras, Item, ItemKind, Reject, items_digest};
 pub use labels::{CropBackground, Label, LabellerSettings, Labels};
-pub use load::{Job, TextFile, load, load_config, load_pipeline};
+pub use load::{
+    Job, TextFile, TrainingJob, load, load_config, load_pipeline, load_training,
+    load_training_pipeline,
+};
 pub use location::redacted;
 pub use pipeline::{Limits, MaskSettings, ModelSource, Pipeline, Source};
 pub use plan::{Plan, PlanError, check_items};
@@ -71,3 +78,9 @@ pub use record::{JobRecord, ModelRecord};
 pub use segment::{SEGMENT_VERSION, Segment, SegmentDraft, SegmentFile, SegmentKind};
 pub use select::{Selection, SelectionError};
 pub use shard::{Cut, Shard, ShardId, ShardLimits, cut};
+pub use training::{
+    ArchitectureSettings, Augmentation, EncoderTraining, ExportPrecision, ExportSettings,
+    LossSettings, OptimiserName, OptimiserSettings, Schedule, StartingWeights, TRAINING_VERSION,
+    TrainingData, TrainingDataKind, TrainingPipeline, TrainingPrompts, TrainingRecord, Validation,
+    training_fingerprint,
+};

@@ -1,10 +1,13 @@
 //! Text of the two files and the overrides -> a valid job, or everything that is wrong with them.
 
+use std::path::{Path, PathBuf};
+
 use crate::config::Config;
 use crate::document::{Document, Override};
 use crate::pipeline::Pipeline;
 use crate::problem::{ConfigError, Problems};
 use crate::schema::FileKind;
+use crate::training::TrainingPipeline;
 
 /// The text of a file and the name to report problems under.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +27,22 @@ pub struct Job {
     pub config: Config,
 }
 
+/// A training run: what is learned, and where and how fast.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainingJob {
+    /// What is learned.
+    pub pipeline: TrainingPipeline,
+    /// Where and how fast; its output root is a path on this machine.
+    pub config: Config,
+}
+
+impl TrainingJob {
+    /// The directory of the run: checkpoints, metrics, curves.
+    pub fn directory(&self) -> PathBuf {
+        Path::new(&self.config.output.root).join(&self.pipeline.name)
+    }
+}
+
 /// Reads a job from its pipeline file, its config file and the overrides of the command line.
 ///
 /// Each override is `section.key=value` and goes to the file that has the section; its value is
@@ -38,10 +57,7 @@ pub fn load(
     overrides: &[String],
 ) -> Result<Job, ConfigError> {
     let mut problems = Problems::default();
-    let overrides = split(overrides, &mut problems);
-    let (for_config, for_pipeline): (Vec<Override>, Vec<Override>) = overrides
-        .into_iter()
-        .partition(|set| !set.section.is_empty() && FileKind::Config.keys(&set.section).is_some());
+    let (for_pipeline, for_config) = split_by_file(overrides, &mut problems);
     let pipeline = parse(pipeline, 0, &for_pipeline, &mut problems)
         .map(|document| Pipeline::read(document, &mut problems));
     let config = parse(config, 1, &for_config, &mut problems)
@@ -49,6 +65,50 @@ pub fn load(
     let job = pipeline.zip(config);
     let job = job.map(|(pipeline, config)| Job { pipeline, config });
     finish(job, problems)
+}
+
+/// Reads a training run from its training file, its config file and the overrides, as [`load`] reads
+/// a job.
+///
+/// # Errors
+/// As of [`load`]; also an output root that is not on this machine.
+pub fn load_training(
+    training: TextFile<'_>,
+    config: TextFile<'_>,
+    overrides: &[String],
+) -> Result<TrainingJob, ConfigError> {
+    let mut problems = Problems::default();
+    let (for_training, for_config) = split_by_file(overrides, &mut problems);
+    let pipeline = parse(training, 0, &for_training, &mut problems)
+        .map(|document| TrainingPipeline::read(document, &mut problems));
+    let config = parse(config, 1, &for_config, &mut problems).map(|document| {
+        let root_at = document.place_of(&["output", "root"]).clone();
+        let config = Config::read(document, &mut problems);
+        if config.output.root.contains("://") {
+            let what = "output.root must be a path on this machine for training: checkpoints are \
+                        written there over and over";
+            problems.add(&root_at, what);
+        }
+        config
+    });
+    let job = pipeline.zip(config);
+    let job = job.map(|(pipeline, config)| TrainingJob { pipeline, config });
+    finish(job, problems)
+}
+
+/// Reads a training file alone; see [`load_training`].
+///
+/// # Errors
+/// Everything that is wrong with the file and the overrides, at once.
+pub fn load_training_pipeline(
+    file: TextFile<'_>,
+    overrides: &[String],
+) -> Result<TrainingPipeline, ConfigError> {
+    let mut problems = Problems::default();
+    let overrides = split(overrides, &mut problems);
+    let pipeline = parse(file, 0, &overrides, &mut problems)
+        .map(|document| TrainingPipeline::read(document, &mut problems));
+    finish(pipeline, problems)
 }
 
 /// Reads a pipeline file alone; see [`load`].
@@ -80,6 +140,14 @@ fn split(overrides: &[String], problems: &mut Problems) -> Vec<Override> {
     parsed
         .filter_map(|typed| Override::parse(typed, problems))
         .collect()
+}
+
+/// The overrides for the pipeline or training file, and those for the config file.
+fn split_by_file(overrides: &[String], problems: &mut Problems) -> (Vec<Override>, Vec<Override>) {
+    let of_config =
+        |set: &Override| !set.section.is_empty() && FileKind::Config.keys(&set.section).is_some();
+    let overrides = split(overrides, problems).into_iter();
+    overrides.partition(|set| !of_config(set))
 }
 
 fn parse(

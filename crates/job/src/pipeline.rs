@@ -267,6 +267,13 @@ impl Pipeline {
 
 fn read_name(mut section: Section<'_>) -> String {
     let what = "a name for the job, which also names its output directory";
+    let name = required_name(&mut section, what);
+    section.finish();
+    name
+}
+
+/// Reads `name`, which must be there and be the name of a directory; `what` says what it is.
+pub(crate) fn required_name(section: &mut Section<'_>, what: &str) -> String {
     let name = section.required_text("name", what);
     if let Some((name, origin)) = &name {
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -278,7 +285,6 @@ fn read_name(mut section: Section<'_>) -> String {
             section.note(Some(origin.clone()), "name", &what);
         }
     }
-    section.finish();
     name.map_or(String::new(), |(name, _)| name)
 }
 

@@ -5,11 +5,13 @@ use strsim::normalized_damerau_levenshtein;
 /// A section of a file and its keys; the section `""` holds the keys before the first `[section]`.
 pub(crate) type SectionKeys = (&'static str, &'static [&'static str]);
 
-/// Which of the two files of a job.
+/// Which file: a job has a pipeline and a config file, a training run a training and a config file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileKind {
     /// What is computed; enters the fingerprint.
     Pipeline,
+    /// What is learned; enters the fingerprint.
+    Training,
     /// Where and how fast; never changes a row.
     Config,
 }
@@ -18,20 +20,23 @@ impl FileKind {
     pub(crate) fn sections(self) -> &'static [SectionKeys] {
         match self {
             FileKind::Pipeline => PIPELINE,
+            FileKind::Training => TRAINING,
             FileKind::Config => CONFIG,
         }
     }
 
-    pub(crate) fn other(self) -> FileKind {
+    /// The files in which a key may belong that this one does not have.
+    fn others(self) -> &'static [FileKind] {
         match self {
-            FileKind::Pipeline => FileKind::Config,
-            FileKind::Config => FileKind::Pipeline,
+            FileKind::Pipeline | FileKind::Training => &[FileKind::Config],
+            FileKind::Config => &[FileKind::Pipeline, FileKind::Training],
         }
     }
 
     pub(crate) fn noun(self) -> &'static str {
         match self {
             FileKind::Pipeline => "pipeline file",
+            FileKind::Training => "training file",
             FileKind::Config => "config file",
         }
     }
@@ -42,10 +47,14 @@ impl FileKind {
         sections.find(|(name, _)| *name == section).map(|s| s.1)
     }
 
-    /// The section of this file that has `key`.
-    fn section_with(self, key: &str) -> Option<&'static str> {
-        let mut sections = self.sections().iter();
-        sections.find(|(_, keys)| keys.contains(&key)).map(|s| s.0)
+    /// Where `key` belongs in this file: `[masks]`.
+    fn place_of(self, key: &str) -> Option<String> {
+        let with_key = self
+            .sections()
+            .iter()
+            .filter(|(_, keys)| keys.contains(&key));
+        let places: Vec<String> = with_key.map(|(section, _)| place(section)).collect();
+        (!places.is_empty()).then(|| places.join(" or "))
     }
 }
 
@@ -157,6 +166,93 @@ pub(crate) const LABEL: TableKeys = TableKeys {
     keys: &["phrases", "score_thresh"],
 };
 
+const TRAINING: &[SectionKeys] = &[
+    ("", &["name", "seed", "data"]),
+    ("model", &["checkpoint"]),
+    (
+        "architecture",
+        &[
+            "image_size",
+            "patch_size",
+            "encoder_dim",
+            "encoder_depth",
+            "encoder_heads",
+            "encoder_mlp_dim",
+            "window",
+            "global_blocks",
+            "embed_dim",
+            "mask_in_channels",
+            "decoder_depth",
+            "decoder_mlp_dim",
+            "cross_attention_dim",
+            "mask_tokens",
+            "iou_head_depth",
+            "iou_head_dim",
+        ],
+    ),
+    (
+        "augmentation",
+        &["scale", "flip", "vertical_flip", "colour", "grayscale"],
+    ),
+    (
+        "prompts",
+        &[
+            "masks_per_image",
+            "rounds",
+            "box_probability",
+            "box_noise",
+            "multimask",
+        ],
+    ),
+    (
+        "loss",
+        &["focal", "dice", "iou", "focal_alpha", "focal_gamma"],
+    ),
+    (
+        "optimiser",
+        &[
+            "name",
+            "learning_rate",
+            "betas",
+            "weight_decay",
+            "warmup_steps",
+            "steps",
+            "schedule",
+            "final_fraction",
+            "step_at",
+            "step_factor",
+            "layer_decay",
+            "clip_norm",
+            "batch_images",
+            "accumulate",
+            "encoder",
+        ],
+    ),
+    (
+        "validation",
+        &["data", "images", "every_steps", "masks_per_image"],
+    ),
+    ("export", &["precision"]),
+];
+
+/// One of `data` and `validation.data`.
+pub(crate) const TRAINING_DATA: TableKeys = TableKeys {
+    noun: "the data of a training file",
+    keys: &[
+        "kind",
+        "weight",
+        "seed",
+        "count",
+        "width",
+        "height",
+        "objects",
+        "path",
+        "annotations",
+        "images",
+        "output",
+    ],
+};
+
 const CONFIG: &[SectionKeys] = &[
     ("output", &["root", "max_put_bytes"]),
     (
@@ -192,6 +288,15 @@ const CONFIG: &[SectionKeys] = &[
             "shard_attempts",
         ],
     ),
+    (
+        "train",
+        &[
+            "checkpoint_minutes",
+            "log_steps",
+            "loader_threads",
+            "cache_memory",
+        ],
+    ),
     ("log", &["level", "format", "progress", "metrics_addr"]),
 ];
 
@@ -207,15 +312,14 @@ pub(crate) fn path(section: &str, key: &str) -> String {
 /// Says what is wrong with the key `key` of `[section]`, a section that `kind` has.
 pub(crate) fn unknown_key(kind: FileKind, section: &str, key: &str) -> String {
     let path = path(section, key);
-    if let Some(right) = kind.section_with(key) {
-        return format!(
-            "{path} is not a setting; `{key}` belongs in {}",
-            place(right)
-        );
+    if let Some(right) = kind.place_of(key) {
+        return format!("{path} is not a setting; `{key}` belongs in {right}");
     }
-    if let Some(right) = kind.other().section_with(key) {
-        let file = kind.other().noun();
-        return format!("{path}: `{key}` belongs in {} of the {file}", place(right));
+    for other in kind.others() {
+        if let Some(right) = other.place_of(key) {
+            let file = other.noun();
+            return format!("{path}: `{key}` belongs in {right} of the {file}");
+        }
     }
     if names_a_secret(key) {
         return format!(
@@ -259,15 +363,23 @@ pub(crate) fn names_a_secret(key: &str) -> bool {
         "token",
     ];
     let key = key.to_ascii_lowercase().replace('-', "_");
-    let key = key.replace("tokenize", ""); // `detector_tokenizer` is a file
+    // `detector_tokenizer` is a file, `mask_tokens` a number.
+    let key = key.replace("tokenize", "").replace("mask_tokens", "");
     SECRETS.iter().any(|secret| key.contains(secret))
 }
 
 /// Says what is wrong with the section `[section]`, which `kind` does not have.
 pub(crate) fn unknown_section(kind: FileKind, section: &str) -> String {
-    let other = kind.other();
-    if other.keys(section).is_some() {
+    let mut others = kind.others().iter();
+    if let Some(other) = others.find(|other| other.keys(section).is_some()) {
         return format!("[{section}] belongs in the {}", other.noun());
+    }
+    // Whole files are mixed up, too.
+    if kind == FileKind::Pipeline && FileKind::Training.keys(section).is_some() {
+        return format!("[{section}] belongs in a training file, which `maskmill train` takes");
+    }
+    if kind == FileKind::Training && FileKind::Pipeline.keys(section).is_some() {
+        return format!("[{section}] belongs in a pipeline file, which `maskmill run` takes");
     }
     let names: Vec<&str> = kind.sections().iter().map(|s| s.0).collect();
     let names: Vec<&str> = names.into_iter().filter(|name| !name.is_empty()).collect();

@@ -166,6 +166,19 @@ impl<'p> Section<'p> {
         Some(number + 0.0)
     }
 
+    /// An array of exactly `N` finite numbers, or nothing; `shape` says what it must be.
+    pub(crate) fn numbers<const N: usize>(&mut self, key: &str, shape: &str) -> Option<[f64; N]> {
+        let Node { value, origin } = self.remove(key)?;
+        let numbers = as_numbers(&value).filter(|all: &[f64; N]| all.iter().all(|n| n.is_finite()));
+        if numbers.is_none() {
+            match &value {
+                Value::Array(_) => self.note(Some(origin), key, &format!(" is not {shape}")),
+                other => return self.wrong_type(key, other, origin, shape),
+            }
+        }
+        numbers
+    }
+
     /// An integer in `range`.
     pub(crate) fn integer(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
         let Some(Node { value, origin }) = self.remove(key) else {

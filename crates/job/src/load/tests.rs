@@ -30,6 +30,11 @@ pub(super) fn pipeline(text: &str) -> Result<Pipeline, ConfigError> {
     load_pipeline(TextFile { name, text }, &[])
 }
 
+fn training(text: &str) -> Result<TrainingPipeline, ConfigError> {
+    let name = "nano.toml";
+    load_training_pipeline(TextFile { name, text }, &[])
+}
+
 fn config(text: &str) -> Result<Config, ConfigError> {
     let name = "here.toml";
     load_config(TextFile { name, text }, &[])
@@ -84,10 +89,12 @@ fn defaults_are_those_of_sam_automatic_mask_generator() {
 }
 
 #[test]
-fn the_shipped_local_config_shows_every_run_setting_at_its_default() {
+fn the_shipped_local_config_shows_every_run_and_train_setting_at_its_default() {
     let text = include_str!("../../../../configs/local.toml");
-    assert_eq!(config(text).unwrap().run, config(CONFIG).unwrap().run);
-    for key in FileKind::Config.keys("run").unwrap() {
+    let (shipped, default) = (config(text).unwrap(), config(CONFIG).unwrap());
+    assert_eq!((shipped.run, shipped.train), (default.run, default.train));
+    let keys = |section| FileKind::Config.keys(section).unwrap().iter();
+    for key in keys("run").chain(keys("train")) {
         let set = |line: &str| line.split(" = ").next() == Some(*key);
         assert!(text.lines().any(set), "{key} is not in configs/local.toml");
     }
@@ -120,12 +127,13 @@ fn every_shipped_file_loads() {
     assert!(pipelines.len() >= 2 && !configs.is_empty());
     for path in pipelines {
         let text = fs::read_to_string(&path).unwrap();
-        let loaded = pipeline(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let stem = path.file_stem().unwrap().to_str().unwrap();
-        assert_eq!(
-            loaded.name, stem,
-            "output directories are named after the file"
-        );
+        let name = match text.contains("[optimiser]") {
+            true => training(&text).map(|loaded| loaded.name),
+            false => pipeline(&text).map(|loaded| loaded.name),
+        };
+        let name = name.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert_eq!(name, stem, "output directories are named after the file");
     }
     for path in configs {
         let text = fs::read_to_string(&path).unwrap();
@@ -926,6 +934,7 @@ fn every_key_of_the_config_file_is_read_and_changes_no_fingerprint() {
                 "device" => "cuda:1",
                 "max_bytes_in_flight" => "1 GiB",
                 "prompt_memory" => "2 GiB",
+                "cache_memory" => "1 GiB",
                 "max_put_bytes" => "6 MiB",
                 "s3_endpoint" | "source_s3_endpoint" => "http://127.0.0.1:9000",
                 "s3_region" | "source_s3_region" => "eu-central-1",
