@@ -59,9 +59,8 @@ pub enum StartingWeights {
 /// anew every time it comes up; validation changes nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Augmentation {
-    /// Scale jitter, `[least, most]`: the image is resized by a factor drawn from here, uniformly
-    /// in its logarithm, over the one that fits its longer side to the model's input; what is
-    /// larger than the input is cropped at random.
+    /// Scale jitter, `[least, most]`: what the longer side of the image is scaled to, in sides of
+    /// the model's input, drawn uniformly. Above 1 a random window is kept.
     pub scale: [f64; 2],
     /// Whether every other image is mirrored left to right.
     pub flip: bool,

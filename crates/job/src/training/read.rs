@@ -141,7 +141,7 @@ fn read_augmentation(mut section: Section<'_>) -> Augmentation {
         scale: read_scale(&mut section),
         flip: section.boolean("flip", true),
         vertical_flip: section.boolean("vertical_flip", false),
-        colour: section.number("colour", 0.2, 0.0..=1.0),
+        colour: section.number("colour", 0.2, 0.0..=0.95),
         grayscale: section.number("grayscale", 0.05, 0.0..=1.0),
     };
     section.finish();
