@@ -3,7 +3,7 @@
 use maskmill_masks::ImageSize;
 
 use crate::canvas::Canvas;
-use crate::colour::Rgb;
+use crate::colour::{Rgb, luma};
 use crate::random::{Random, hash, hash_signed};
 
 /// How a picture is taken.
@@ -13,6 +13,8 @@ pub(crate) struct Camera {
     blur: u32,
     /// Brightness of each channel: exposure and white balance.
     gain: Rgb,
+    /// Strength of colours; 1 leaves them, 0 is gray.
+    saturation: f32,
     /// Above 0 darkens shadows and brightens lights, below 0 flattens.
     contrast: f32,
     /// Darkening of the corners.
@@ -44,6 +46,7 @@ impl Camera {
                 exposure * (1.0 + tint),
                 exposure * (1.0 - warmth),
             ],
+            saturation: random.range(0.55, 1.1),
             contrast: random.range(-0.25, 0.6),
             vignette: if random.chance(0.4) {
                 random.range(0.05, 0.4)
@@ -79,7 +82,7 @@ impl Camera {
             .collect()
     }
 
-    /// Vignette, gain, contrast and noise.
+    /// Saturation, vignette, gain, contrast and noise.
     fn expose(&self, pixels: &mut [Rgb], size: ImageSize) {
         let (width, height) = (size.width as f32, size.height as f32);
         for (y, row) in (0..).zip(pixels.chunks_exact_mut(size.width as usize)) {
@@ -87,8 +90,10 @@ impl Camera {
             for (x, pixel) in (0..).zip(row) {
                 let u = (x as f32 + 0.5) / width - 0.5;
                 let corner = 1.0 - self.vignette * 2.0 * (u * u + v * v);
+                let gray = luma(*pixel);
                 for (channel, value) in (0..).zip(pixel) {
-                    let lit = (*value * self.gain[channel as usize] * corner).clamp(0.0, 1.0);
+                    let colour = gray + (*value - gray) * self.saturation;
+                    let lit = (colour * self.gain[channel as usize] * corner).clamp(0.0, 1.0);
                     let steep = lit * lit * (3.0 - 2.0 * lit);
                     let toned = lit + (steep - lit) * self.contrast;
                     // Shot noise: its deviation grows with the root of the light, roughly so after the tone curve.
@@ -135,7 +140,7 @@ fn gaussian(bits: u32) -> f32 {
 
 /// Luma and colour differences of JPEG (ITU-R BT.601), the latter around 0.
 fn ycc([r, g, b]: Rgb) -> [f32; 3] {
-    let luma = 0.299 * r + 0.587 * g + 0.114 * b;
+    let luma = luma([r, g, b]);
     [luma, (b - luma) * 0.564, (r - luma) * 0.713]
 }
 
@@ -154,6 +159,7 @@ mod tests {
     const PLAIN: Camera = Camera {
         blur: 0,
         gain: [1.0; 3],
+        saturation: 1.0,
         contrast: 0.0,
         vignette: 0.0,
         noise: 0.0,
@@ -165,9 +171,9 @@ mod tests {
         let mut canvas = Canvas::new(ImageSize::new(33, 47));
         for (index, pixel) in canvas.pixels.iter_mut().enumerate() {
             *pixel = if index % 47 < 20 {
-                [0.8, 0.2, 0.1]
+                [0.8, 0.2, 0.4]
             } else {
-                [0.5; 3]
+                [0.6; 3]
             };
         }
         canvas
@@ -177,8 +183,8 @@ mod tests {
     fn a_camera_without_faults_takes_what_was_painted() {
         let bytes = PLAIN.take(canvas());
         assert_eq!(bytes.len(), 33 * 47 * 3);
-        assert_eq!(bytes[..3], [204, 51, 26]);
-        assert_eq!(bytes[bytes.len() - 3..], [128; 3]);
+        assert_eq!(bytes[..3], [204, 51, 102]);
+        assert_eq!(bytes[bytes.len() - 3..], [153; 3]);
     }
 
     #[test]
@@ -196,9 +202,9 @@ mod tests {
         let mean = gray.iter().sum::<f32>() / gray.len() as f32;
         let variance =
             gray.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / gray.len() as f32;
-        assert!((mean - 127.5).abs() < 0.7, "{mean}");
+        assert!((mean - 153.0).abs() < 0.7, "{mean}");
         assert!(
-            (variance.sqrt() / 255.0 - 0.02).abs() < 0.002,
+            (variance.sqrt() / 255.0 - 0.022).abs() < 0.002,
             "{}",
             variance.sqrt()
         );

@@ -152,7 +152,7 @@ fn rgb(hue: f32, saturation: f32, value: f32) -> Rgb {
     [channel(5.0), channel(3.0), channel(1.0)]
 }
 
-/// A colour as things have them: two in three are the muted ones of earth, plants, stone, skin and sky.
+/// A colour as things have them: three in four are the muted ones of earth, plants, stone, skin and sky.
 pub(crate) fn random_colour(random: &mut Random) -> Rgb {
     #[derive(Clone, Copy)]
     enum Kind {
@@ -171,7 +171,7 @@ pub(crate) fn random_colour(random: &mut Random) -> Rgb {
         (Kind::Cream, 1.5),
         (Kind::Sky, 1.5),
         (Kind::Skin, 1.0),
-        (Kind::Vivid, 6.0),
+        (Kind::Vivid, 4.0),
     ]);
     // Bounds of hue, saturation and value.
     let [h, s, v] = match kind {

@@ -27,8 +27,11 @@
 //!
 //! # What never happens here
 //! No files, threads, clocks or global state. A scene is the same bytes on every platform: numbers come from integer hashes, sines and
-//! exponentials from `libm`, and the rest is `f32` arithmetic that IEEE 754 rounds in one way. Across versions of this crate
-//! scenes may change.
+//! exponentials from `libm`, and the rest is `f32` arithmetic that IEEE 754 rounds in one way. When the scenes of a seed
+//! change, [`VERSION`] does.
+
+/// Raised whenever some options and some seed give another scene than before.
+pub const VERSION: u32 = 1;
 
 mod arrange;
 mod background;
