@@ -5,7 +5,8 @@
 #   3. its output read with Polars, DuckDB, pandas and pycocotools from PyPI, in a virtual environment
 #      under target/;
 #   4. the same with a job of text prompts;
-#   5. a job from bucket to bucket in moto, another S3 than the tests' own, read by the same.
+#   5. a training run, whose events TensorBoard's own reader reads;
+#   6. a job from bucket to bucket in moto, another S3 than the tests' own, read by the same.
 # Everything is built in the release profile: an unoptimised model takes minutes per test, and what
 # `cargo run --release` has built serves the tests as well.
 set -euo pipefail
@@ -33,6 +34,13 @@ fi
 maskmill run tests/interop/text.toml --config configs/local.toml --set output.root="$out"
 maskmill verify "$out/text"
 "$venv/bin/python" tests/interop/check_readers.py "$out/text"
+
+# A training run, stopped and gone on with: each step is in its events once.
+maskmill train tests/interop/training.toml --config configs/local.toml --set output.root="$out" \
+    --set train.log_steps=1 --steps-at-most 7
+maskmill train tests/interop/training.toml --config configs/local.toml --set output.root="$out" \
+    --set train.log_steps=1
+"$venv/bin/python" tests/interop/check_events.py "$out/very-small"
 
 tests/interop/moto_smoke.sh "$out/moto"
 "$venv/bin/python" tests/interop/check_readers.py "$out/moto"

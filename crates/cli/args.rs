@@ -39,6 +39,10 @@ pub(crate) enum Command {
     Export(ExportArguments),
     /// Predict masks for points, boxes or texts on one image.
     Predict(PredictArguments),
+    /// Train a model on images with masks, from nothing or from a checkpoint. Run it again to go on.
+    Train(TrainArguments),
+    /// Measure a checkpoint on images with masks: mIoU by clicks and from boxes, objects found.
+    Eval(EvalArguments),
     /// Look at model files.
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -70,6 +74,60 @@ pub(crate) struct JobArguments {
     /// The form of log lines; the same as --set log.format=...
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormatArgument>,
+}
+
+/// Where a model is trained or measured, and what is changed in the files.
+#[derive(Args)]
+pub(crate) struct TrainingPlace {
+    /// Where and how fast: a config file, such as configs/local.toml.
+    #[arg(long)]
+    pub config: PathBuf,
+    /// Override one key of either file: --set optimiser.steps=500. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// The form of log lines; the same as --set log.format=...
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormatArgument>,
+}
+
+#[derive(Args)]
+pub(crate) struct TrainArguments {
+    /// What is learned: a training file, such as pipelines/train-nano.toml.
+    pub pipeline: PathBuf,
+    #[command(flatten)]
+    pub place: TrainingPlace,
+    /// Save and stop after this many steps, though the training file wants more.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps_at_most: Option<u32>,
+}
+
+#[derive(Args)]
+pub(crate) struct EvalArguments {
+    /// A SAM checkpoint, .pth or .safetensors.
+    pub checkpoint: PathBuf,
+    /// The training file whose [validation] says on what.
+    #[arg(long, value_name = "FILE")]
+    pub pipeline: PathBuf,
+    #[command(flatten)]
+    pub place: TrainingPlace,
+    /// Also generate masks automatically, and count the objects that they find.
+    #[arg(long)]
+    pub automatic: bool,
+    /// For --automatic: points along each side of the image.
+    #[arg(long, value_name = "N", default_value_t = 32, requires = "automatic", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub points_per_side: u32,
+    /// For --automatic: masks with a lower predicted IoU are dropped.
+    #[arg(long, value_name = "IOU", default_value_t = 0.88, requires = "automatic", value_parser = fraction)]
+    pub pred_iou_thresh: f64,
+    /// For --automatic: masks with a lower stability score are dropped.
+    #[arg(long, value_name = "SCORE", default_value_t = 0.95, requires = "automatic", value_parser = fraction)]
+    pub stability_score_thresh: f64,
+    /// For --automatic: of two masks whose boxes have a larger IoU the worse one is dropped.
+    #[arg(long, value_name = "IOU", default_value_t = 0.7, requires = "automatic", value_parser = fraction)]
+    pub box_nms_thresh: f64,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -252,6 +310,13 @@ fn score(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(score) if (0.0..=1.0).contains(&score) => Ok(score),
         _ => Err("a score is a number from 0 to 1".to_owned()),
+    }
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(fraction) if (0.0..=1.0).contains(&fraction) => Ok(fraction),
+        _ => Err("it is a number from 0 to 1".to_owned()),
     }
 }
 

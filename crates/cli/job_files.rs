@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use maskmill_job::{Config, Job, Log, LogFormat, TextFile, load, load_config};
+use maskmill_job::{
+    Config, Job, Log, LogFormat, TextFile, TrainingJob, load, load_config, load_training,
+};
 use maskmill_pipeline::{JobOutput, store_options};
 use maskmill_storage::StoreOptions;
 use serde_json::json;
@@ -16,7 +18,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::args::{JobArguments, LogFormatArgument, OutputArguments};
+use crate::args::{JobArguments, LogFormatArgument, OutputArguments, TrainingPlace};
 
 /// Written to `_job.json`, plans and commit markers.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -48,13 +50,34 @@ pub(crate) fn read_job(arguments: &JobArguments) -> anyhow::Result<Job> {
         },
         &arguments.overrides,
     )?;
-    if let Some(format) = arguments.log_format {
-        job.config.log.format = match format {
-            LogFormatArgument::Text => LogFormat::Text,
-            LogFormatArgument::Json => LogFormat::Json,
-        };
-    }
+    set_format(&mut job.config.log, arguments.log_format);
     Ok(job)
+}
+
+/// The training run of the files and overrides that were given.
+pub(crate) fn read_training(path: &Path, place: &TrainingPlace) -> anyhow::Result<TrainingJob> {
+    let (pipeline, config) = (text(path)?, text(&place.config)?);
+    let mut job = load_training(
+        TextFile {
+            name: &path.display().to_string(),
+            text: &pipeline,
+        },
+        TextFile {
+            name: &place.config.display().to_string(),
+            text: &config,
+        },
+        &place.overrides,
+    )?;
+    set_format(&mut job.config.log, place.log_format);
+    Ok(job)
+}
+
+fn set_format(log: &mut Log, format: Option<LogFormatArgument>) {
+    match format {
+        Some(LogFormatArgument::Text) => log.format = LogFormat::Text,
+        Some(LogFormatArgument::Json) => log.format = LogFormat::Json,
+        None => {}
+    }
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {

@@ -4,6 +4,7 @@
 //! nothing was started; 130 interrupted, to be run again.
 
 mod args;
+mod eval;
 mod export;
 mod failure;
 mod housekeeping;
@@ -15,6 +16,7 @@ mod predict;
 mod progress;
 mod run;
 mod status;
+mod train;
 mod view;
 
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         Command::View(arguments) => view::view(&arguments),
         Command::Export(arguments) => export::export(&arguments),
         Command::Predict(arguments) => predict::predict(&arguments),
+        Command::Train(arguments) => train::train(&arguments),
+        Command::Eval(arguments) => eval::eval(&arguments),
         Command::Models(ModelsCommand::Inspect(arguments)) => inspect::inspect(&arguments),
     };
     match done {

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use maskmill_job::{Config, Progress};
+use maskmill_job::{Config, Log, Progress};
 use maskmill_pipeline::{Event, Snapshot};
 use serde_json::{Value, json};
 
@@ -16,16 +16,8 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     pub(crate) fn new(config: &Config) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let draw = terminal && config.log.progress == Progress::Auto;
-        let target = match draw {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        Self {
-            bar: ProgressBar::with_draw_target(None, target),
-            lines: !draw,
-        }
+        let (bar, lines) = new_bar(&config.log);
+        Self { bar, lines }
     }
 
     pub(crate) fn report(&self, event: &Event<'_>) {
@@ -81,16 +73,30 @@ impl Reporter {
         self.bar.finish_and_clear();
     }
 
-    /// A line for machines, where there is no bar for people.
-    fn line(&self, line: Value) {
-        if self.lines {
-            eprintln!("{line}");
-        }
+    fn line(&self, value: Value) {
+        line(self.lines, &value);
     }
 
     /// A line for both.
     fn always(&self, line: Value) {
         self.bar.suspend(|| eprintln!("{line}"));
+    }
+}
+
+/// A bar, drawn on a terminal unless the config has none; and whether there are lines instead.
+pub(crate) fn new_bar(log: &Log) -> (ProgressBar, bool) {
+    let draw = std::io::stderr().is_terminal() && log.progress == Progress::Auto;
+    let target = match draw {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    (ProgressBar::with_draw_target(None, target), !draw)
+}
+
+/// A line for machines, where there is no bar for people.
+pub(crate) fn line(lines: bool, value: &Value) {
+    if lines {
+        eprintln!("{value}");
     }
 }
 
