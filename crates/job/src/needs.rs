@@ -96,7 +96,7 @@ impl Needs<'_> {
 
     /// What is read from columns needs a source that has columns.
     fn check_columns(&mut self) {
-        let Some(kind @ ("images" | "webdataset")) = self.word("source", "kind") else {
+        let Some(kind @ ("images" | "webdataset" | "scenes")) = self.word("source", "kind") else {
             return;
         };
         let kind = kind.to_string();

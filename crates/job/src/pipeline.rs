@@ -125,16 +125,32 @@ pub enum Source {
         /// How many bytes make a shard, at most.
         bytes_per_shard: u64,
     },
+    /// Generated scenes, which are read nowhere: one for each seed of `seed..seed + count`.
+    Scenes {
+        /// The first seed.
+        seed: u64,
+        /// How many scenes there are.
+        count: u32,
+        /// `[least, most]`, in pixels, both included.
+        width: [u32; 2],
+        /// `[least, most]`, in pixels, both included.
+        height: [u32; 2],
+        /// Objects in a scene, not counting their parts: `[least, most]`, both included.
+        objects: [u32; 2],
+        /// How many scenes make a shard, at most.
+        images_per_shard: u32,
+    },
 }
 
 impl Source {
-    /// The folder, prefix or file to read.
+    /// The folder, prefix or file to read; `scenes` where there is none.
     pub fn path(&self) -> &str {
         match self {
             Source::Images { path, .. }
             | Source::Webdataset { path }
             | Source::Parquet { path, .. }
             | Source::Manifest { path, .. } => path,
+            Source::Scenes { .. } => "scenes",
         }
     }
 
@@ -143,6 +159,12 @@ impl Source {
         match *self {
             Source::Webdataset { .. } => ShardLimits {
                 images_per_shard: u32::MAX,
+                bytes_per_shard: u64::MAX,
+            },
+            Source::Scenes {
+                images_per_shard, ..
+            } => ShardLimits {
+                images_per_shard,
                 bytes_per_shard: u64::MAX,
             },
             Source::Images {
@@ -295,43 +317,58 @@ enum Kind {
     Webdataset,
     Parquet,
     Manifest,
+    Scenes,
 }
 
-const KINDS: [(&str, Kind); 4] = [
-    ("images", Kind::Images),
-    ("webdataset", Kind::Webdataset),
-    ("parquet", Kind::Parquet),
-    ("manifest", Kind::Manifest),
+const KIND: Choice<Kind> = Choice {
+    key: "kind",
+    words: &[
+        ("images", Kind::Images),
+        ("webdataset", Kind::Webdataset),
+        ("parquet", Kind::Parquet),
+        ("manifest", Kind::Manifest),
+        ("scenes", Kind::Scenes),
+    ],
+    settings: &[
+        ("path", READ),
+        ("images_per_shard", CUT_BY_IMAGES),
+        ("bytes_per_shard", CUT_BY_BYTES),
+        ("image_column", &[Kind::Parquet]),
+        ("uri_column", &[Kind::Manifest]),
+        ("key_column", TABLES),
+        ("caption_column", TABLES),
+        ("boxes_column", TABLES),
+        ("labels_column", TABLES),
+        ("scores_column", TABLES),
+        ("points_column", TABLES),
+        ("seed", &[Kind::Scenes]),
+        ("count", &[Kind::Scenes]),
+        ("width", &[Kind::Scenes]),
+        ("height", &[Kind::Scenes]),
+        ("objects", &[Kind::Scenes]),
+    ],
+};
+const READ: &[Kind] = &[
+    Kind::Images,
+    Kind::Webdataset,
+    Kind::Parquet,
+    Kind::Manifest,
 ];
-
-/// The settings that only some kinds of sources have.
-const SETTINGS_OF_KINDS: [(&str, &[Kind]); 10] = [
-    ("images_per_shard", CUT_BY_SIZE),
-    ("bytes_per_shard", CUT_BY_SIZE),
-    ("image_column", &[Kind::Parquet]),
-    ("uri_column", &[Kind::Manifest]),
-    ("key_column", TABLES),
-    ("caption_column", TABLES),
-    ("boxes_column", TABLES),
-    ("labels_column", TABLES),
-    ("scores_column", TABLES),
-    ("points_column", TABLES),
-];
-const CUT_BY_SIZE: &[Kind] = &[Kind::Images, Kind::Parquet, Kind::Manifest];
+const CUT_BY_IMAGES: &[Kind] = &[Kind::Images, Kind::Parquet, Kind::Manifest, Kind::Scenes];
+const CUT_BY_BYTES: &[Kind] = &[Kind::Images, Kind::Parquet, Kind::Manifest];
 const TABLES: &[Kind] = &[Kind::Parquet, Kind::Manifest];
 
 fn read_source(mut section: Section<'_>) -> Source {
-    if section.origin_of("kind").is_none() {
-        let what = " is missing: \"images\", \"webdataset\", \"parquet\" or \"manifest\"";
-        section.note(None, "kind", what);
-    }
-    let kind = section.one_of("kind", &KINDS);
+    let kind = KIND.required(&mut section);
     if let Some(kind) = kind {
-        note_settings_of_other_kinds(&mut section, kind);
+        refuse_settings_of_other_kinds(&mut section, kind);
+    }
+    if kind == Some(Kind::Scenes) {
+        return read_scenes(section);
     }
     let what = "the folder, prefix or file to read";
     let path = section.required_location("path", location::SOURCES, what);
-    let images_per_shard = section.integer_u32("images_per_shard", 256, 1..=1_000_000);
+    let images_per_shard = read_images_per_shard(&mut section);
     let bytes_per_shard = section.bytes("bytes_per_shard", 1 << 30, (1 << 20)..=(1 << 40));
     let image_column = section.optional_text("image_column");
     let uri_column = section.optional_text("uri_column");
@@ -341,6 +378,9 @@ fn read_source(mut section: Section<'_>) -> Source {
     let labels_column = section.optional_text("labels_column");
     let scores_column = section.optional_text("scores_column");
     let points_column = section.optional_text("points_column");
+    if kind.is_none() {
+        KIND.ignore_all(&mut section);
+    }
     section.finish();
     match kind {
         Some(Kind::Webdataset) => Source::Webdataset { path },
@@ -368,7 +408,7 @@ fn read_source(mut section: Section<'_>) -> Source {
             images_per_shard,
             bytes_per_shard,
         },
-        Some(Kind::Images) | None => Source::Images {
+        Some(Kind::Images | Kind::Scenes) | None => Source::Images {
             path,
             images_per_shard,
             bytes_per_shard,
@@ -376,14 +416,33 @@ fn read_source(mut section: Section<'_>) -> Source {
     }
 }
 
-fn note_settings_of_other_kinds(section: &mut Section<'_>, kind: Kind) {
-    let choice = Choice {
-        key: "kind",
-        words: &KINDS,
-        settings: &SETTINGS_OF_KINDS,
+fn read_images_per_shard(section: &mut Section<'_>) -> u32 {
+    section.integer_u32("images_per_shard", 256, 1..=1_000_000)
+}
+
+fn read_scenes(mut section: Section<'_>) -> Source {
+    if section.origin_of("count").is_none() {
+        section.note(None, "count", " is missing: how many scenes to generate");
+    }
+    let source = Source::Scenes {
+        // TOML's integers end there.
+        seed: section.integer("seed", 0, 0..=i64::MAX as u64),
+        count: section.integer_u32("count", 1, 1..=u32::MAX),
+        width: section.range_u32("width", [512, 512], 32..=8192),
+        height: section.range_u32("height", [512, 512], 32..=8192),
+        objects: section.range_u32("objects", [4, 24], 0..=1000),
+        images_per_shard: read_images_per_shard(&mut section),
     };
-    choice.refuse_others(section, kind, |kinds| match kind {
-        Kind::Webdataset if kinds == CUT_BY_SIZE => ", where each tar is a shard",
+    section.finish();
+    source
+}
+
+fn refuse_settings_of_other_kinds(section: &mut Section<'_>, kind: Kind) {
+    KIND.refuse_others(section, kind, |kinds| match kind {
+        Kind::Webdataset if kinds == CUT_BY_IMAGES || kinds == CUT_BY_BYTES => {
+            ", where each tar is a shard"
+        }
+        Kind::Scenes if kinds == READ => ", which are generated",
         _ => "",
     });
 }

@@ -214,6 +214,57 @@ impl<'p> Section<'p> {
         u32::try_from(number).expect("checked against a range of u32")
     }
 
+    /// A range within `allowed`: `[least, most]`, or an integer that is both.
+    pub(crate) fn range_u32(
+        &mut self,
+        key: &str,
+        default: [u32; 2],
+        allowed: RangeInclusive<u32>,
+    ) -> [u32; 2] {
+        const SHAPE: &str = "an integer, or [least, most]";
+        let Some(Node { value, origin }) = self.remove(key) else {
+            return default;
+        };
+        let ends: Option<[i128; 2]> = match &value {
+            Value::Integer(number) => Some([*number; 2]),
+            Value::Array(items) => match items.as_slice() {
+                [
+                    Node {
+                        value: Value::Integer(least),
+                        ..
+                    },
+                    Node {
+                        value: Value::Integer(most),
+                        ..
+                    },
+                ] => Some([*least, *most]),
+                _ => None,
+            },
+            _ => None,
+        };
+        let Some([least, most]) = ends else {
+            let wrong: Option<[u32; 2]> = self.wrong_type(key, &value, origin, SHAPE);
+            return wrong.unwrap_or(default);
+        };
+        if least > most {
+            let what = format!(" = [{least}, {most}] is empty: the first is above the second");
+            self.note(Some(origin), key, &what);
+            return default;
+        }
+        let inside = |end: i128| u32::try_from(end).ok().filter(|end| allowed.contains(end));
+        let (Some(low), Some(high)) = (inside(least), inside(most)) else {
+            let shown = match value {
+                Value::Array(_) => format!("[{least}, {most}]"),
+                _ => least.to_string(),
+            };
+            let (low, high) = (allowed.start(), allowed.end());
+            let what = format!(" = {shown} is outside [{low}, {high}]");
+            self.note(Some(origin), key, &what);
+            return default;
+        };
+        [low, high]
+    }
+
     /// An amount of bytes in `range`: a number of bytes, or a string such as `"512 MiB"`.
     pub(crate) fn bytes(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
         let text = match self.entries.get(key) {

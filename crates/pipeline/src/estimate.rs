@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 use maskmill_formats::decode::{Decoded, decode};
 use maskmill_job::{Item, ItemKind, Job, JobRecord, Plan, ShardId, cut};
 use maskmill_sam::PromptBudget;
-use maskmill_storage::{CommitStore, OutputStore, SourceStore, StorageError, claim};
+use maskmill_storage::{CommitStore, OutputStore, StorageError, claim};
 use maskmill_weights::Checkpoint;
 use tokio::runtime::Runtime;
 
 use crate::describe::describe;
 use crate::known_prompts::KnownPrompts;
 use crate::models::Models;
+use crate::open_source::OpenSource;
 use crate::options::prompt_budget;
 use crate::planning::{Changes, Planner, PlanningError, read_plan};
 use crate::prompt_files::PromptFiles;
 use crate::reader::{carried, decode_limits, expect};
 use crate::run::{RunError, commit_store, new_runtime, sha256_of};
-use crate::source::{open_source, store_options};
+use crate::source::store_options;
 use crate::stages::{Attempt, ImageId, Rejection};
 use crate::workers::{Question, Selector, ask, cut_out, prepare};
 
@@ -86,7 +87,7 @@ pub fn make_plan(
 ) -> Result<PlanReport, RunError> {
     let start = Instant::now();
     let runtime = new_runtime().map_err(RunError::Runtime)?;
-    let source = open_source(&job.pipeline.source, &store_options(&job.config, true))?;
+    let source = OpenSource::open(&job.pipeline.source, &store_options(&job.config, true))?;
     let location = job.config.output.job_root(&job.pipeline.name);
     let stores = store_options(&job.config, false);
     let standing = match runtime.block_on(OutputStore::open_existing(&location, &stores)) {
@@ -242,7 +243,7 @@ impl PlanReport {
         &mut self,
         job: &Job,
         samples: &[Item],
-        source: &SourceStore,
+        source: &OpenSource,
         runtime: &Runtime,
     ) -> Result<(), RunError> {
         let models = Models::load(&job.pipeline, &job.config.run.device)?;

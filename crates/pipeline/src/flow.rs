@@ -20,9 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick, unbounded};
 use maskmill_job::{Job, Shard, ShardId};
-use maskmill_storage::{
-    Commit, CommitError, FailureRecord, Marker, SourceStore, StorageError, record_failure,
-};
+use maskmill_storage::{Commit, CommitError, FailureRecord, Marker, StorageError, record_failure};
 use tokio::runtime::Handle;
 
 use crate::assemble::{Assembler, OpenShard, ShardError};
@@ -32,6 +30,7 @@ use crate::in_flight::InFlight;
 use crate::known_prompts::KnownPrompts;
 use crate::meter::{Meter, Stage};
 use crate::models::Models;
+use crate::open_source::OpenSource;
 use crate::options::prompt_budget;
 use crate::plan_items::PlanItems;
 use crate::reader::{Attempts, Reader, decode_limits};
@@ -55,7 +54,7 @@ pub(crate) struct Flow<'a> {
     pub job: &'a Job,
     pub models: &'a Models,
     pub known: &'a KnownPrompts,
-    pub source: &'a SourceStore,
+    pub source: &'a OpenSource,
     pub items: &'a PlanItems,
     pub shards: &'a [Shard],
     pub assembler: Assembler,

@@ -22,10 +22,11 @@ use maskmill_job::{
     SegmentKind, Shard, ShardId, ShardLimits, Source, cut,
 };
 use maskmill_storage::{
-    CommitError, CommitStore, OutputStore, PutOutcome, ReadError, SourceStore, StorageError, layout,
+    CommitError, CommitStore, OutputStore, PutOutcome, ReadError, StorageError, layout,
 };
 use tokio::runtime::Handle;
 
+use crate::open_source::OpenSource;
 use crate::plan_items::{PlanItems, PlanItemsError, encode, load};
 use crate::source::{InputError, list_items};
 
@@ -167,7 +168,7 @@ impl Planner {
     pub(crate) fn plan(
         &self,
         store: &OutputStore,
-        source: &SourceStore,
+        source: &OpenSource,
     ) -> Result<Plan, PlanningError> {
         if let Some(plan) = self.runtime.block_on(read_plan(store))? {
             return Ok(plan);
@@ -177,7 +178,7 @@ impl Planner {
     }
 
     /// Everything that the source holds now. Blocking.
-    pub(crate) fn list(&self, source: &SourceStore) -> Result<Vec<Item>, PlanningError> {
+    pub(crate) fn list(&self, source: &OpenSource) -> Result<Vec<Item>, PlanningError> {
         Ok(list_items(&self.source, source, &self.runtime)?)
     }
 
@@ -202,7 +203,7 @@ impl Planner {
     pub(crate) fn extend(
         &self,
         store: &OutputStore,
-        source: &SourceStore,
+        source: &OpenSource,
         plan: &Plan,
         write: bool,
     ) -> Result<Changes, PlanningError> {
@@ -254,7 +255,7 @@ impl Planner {
     pub(crate) fn retry_rejects(
         &self,
         commits: &CommitStore,
-        source: &SourceStore,
+        source: &OpenSource,
         plan: &Arc<Plan>,
     ) -> Result<u64, PlanningError> {
         let markers = self.runtime.block_on(commits.markers())?;
@@ -315,7 +316,7 @@ impl Planner {
     /// The items with the sizes and etags that their objects have now.
     async fn look_again(
         &self,
-        source: &SourceStore,
+        source: &OpenSource,
         items: Vec<Item>,
     ) -> Result<Vec<Item>, PlanningError> {
         let looks = stream::iter(items).map(|mut item| async move {

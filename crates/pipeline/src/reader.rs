@@ -20,7 +20,7 @@ use maskmill_formats::tar_shard::{TarError, TarItem, TarLimits, TarReader};
 use maskmill_job::{Item, ItemKind, Limits, Shard, ShardId};
 use maskmill_masks::ImageSize;
 use maskmill_storage::{
-    Blob, CommitStore, Expect, ReadError, SourceStore, StorageError, layout, read_error,
+    Blob, CommitStore, Expect, ReadError, StorageError, layout, read_error,
 };
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -29,6 +29,7 @@ use crate::blob_table::BlobTable;
 use crate::describe::describe;
 use crate::in_flight::{FetchPermit, InFlight};
 use crate::meter::{Meter, Stage};
+use crate::open_source::OpenSource;
 use crate::plan_items::{PlanItems, PlanItemsError};
 use crate::source::{row_key, shown};
 use crate::stages::{
@@ -74,7 +75,7 @@ impl Attempts {
 }
 
 pub(crate) struct Reader<'a> {
-    pub source: &'a SourceStore,
+    pub source: &'a OpenSource,
     pub items: &'a PlanItems,
     /// Absent where nothing is committed.
     pub commits: Option<&'a CommitStore>,
@@ -461,7 +462,7 @@ struct Fetched {
     spent: Duration,
 }
 
-async fn fetch(source: SourceStore, in_flight: InFlight, item: Item, max_bytes: u64) -> Fetched {
+async fn fetch(source: OpenSource, in_flight: InFlight, item: Item, max_bytes: u64) -> Fetched {
     let asked = Instant::now();
     let mut spent = Duration::ZERO;
     let bytes = async {

@@ -28,10 +28,11 @@ use crate::assemble::{Assembler, inspector};
 use crate::flow::Flow;
 use crate::meter::{Snapshot, Stage};
 use crate::models::{Models, ModelsError, open_device};
+use crate::open_source::OpenSource;
 use crate::plan_items::PlanItems;
 use crate::planning::{Planner, PlanningError};
 use crate::prompt_files::{PromptFiles, PromptFilesError};
-use crate::source::{open_source, store_options};
+use crate::source::store_options;
 use crate::stages::hex;
 
 /// What a running job tells its caller, who may draw progress or log it.
@@ -256,7 +257,7 @@ pub fn run(
     let model_sha256 = sha256_of(&checkpoint)?;
     let runtime = new_runtime().map_err(RunError::Runtime)?;
     let output = job.config.output.job_root(&job.pipeline.name);
-    let source = open_source(&job.pipeline.source, &store_options(&job.config, true))?;
+    let source = OpenSource::open(&job.pipeline.source, &store_options(&job.config, true))?;
     let files = PromptFiles::read(
         &job.pipeline,
         &store_options(&job.config, true),

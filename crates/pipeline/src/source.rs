@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::blob_table::BlobTable;
 use crate::describe::describe;
+use crate::open_source::OpenSource;
 
 /// Parquet footers read at the same time.
 const FOOTERS_AT_ONCE: usize = 16;
@@ -101,20 +102,6 @@ pub(crate) fn seconds(seconds: f64) -> std::time::Duration {
     std::time::Duration::from_secs_f64(seconds)
 }
 
-/// The store of the source: for a manifest the folder it lies in, where relative addresses begin.
-///
-/// # Errors
-/// A location that is none, or a store that this build does not have.
-pub(crate) fn open_source(
-    source: &Source,
-    options: &StoreOptions,
-) -> Result<SourceStore, SourceError> {
-    match source {
-        Source::Manifest { path, .. } => SourceStore::open(folder_and_name(path).0, options),
-        _ => SourceStore::open(source.path(), options),
-    }
-}
-
 /// The columns of a table source; the defaults for others.
 pub(crate) fn table_columns(source: &Source) -> ImageTableColumns {
     match source {
@@ -146,10 +133,15 @@ pub(crate) fn table_columns(source: &Source) -> ImageTableColumns {
 /// The source is missing, empty, of the wrong kind, or cannot be listed or read.
 pub(crate) fn list_items(
     source: &Source,
-    store: &SourceStore,
+    opened: &OpenSource,
     runtime: &Handle,
 ) -> Result<Vec<Item>, InputError> {
+    let store = match opened {
+        OpenSource::Store(store) => store,
+        OpenSource::Scenes(scenes) => return Ok(scenes.items()),
+    };
     let (items, what) = match source {
+        Source::Scenes { .. } => unreachable!("scenes have no store"),
         Source::Images { .. } => {
             let listing = runtime.block_on(store.list(&wanted_image))?;
             let what = "images (JPEG, PNG, TIFF, BMP, WebP)";

@@ -7,13 +7,14 @@ use maskmill_formats::image_table::{ImageTable, TableItem};
 use maskmill_formats::rows::ImageRow;
 use maskmill_formats::tar_shard::{TarItem, TarLimits, TarReader};
 use maskmill_job::{Item, ItemKind};
-use maskmill_storage::{Expect, SourceStore, StoreOptions};
+use maskmill_storage::{Expect, StoreOptions};
 use sha2::{Digest, Sha256};
 
 use crate::blob_table::BlobTable;
 use crate::describe::describe;
+use crate::open_source::OpenSource;
 use crate::output::{JobOutput, OutputError};
-use crate::source::{open_source, row_key, table_columns};
+use crate::source::{row_key, table_columns};
 use crate::stages::hex;
 
 /// Bytes of a tar that one request asks for.
@@ -37,7 +38,7 @@ impl JobOutput {
             origin: source.path().to_owned(),
             detail,
         };
-        let store = open_source(source, options)?;
+        let store = OpenSource::open(source, options)?;
         let gone = || error("the plan has no such item".to_owned());
         let shard = self.planned(image.shard).ok_or_else(gone)?;
         let items = self.runtime.block_on(self.plan_items().of(shard))?;
@@ -56,7 +57,7 @@ impl JobOutput {
     }
 
     /// The image `key` of an item that may hold it.
-    fn read(&self, item: &Item, key: &str, store: &SourceStore) -> Result<Option<Bytes>, String> {
+    fn read(&self, item: &Item, key: &str, store: &OpenSource) -> Result<Option<Bytes>, String> {
         let runtime = self.runtime.handle();
         let max_bytes = self.record().pipeline.limits.max_file_bytes;
         let anything = Expect {

@@ -12,11 +12,12 @@ use crate::describe::describe;
 use crate::flow::{TICK, attempts, decoders, panic_message, spawn};
 use crate::in_flight::InFlight;
 use crate::meter::{Meter, Snapshot, Stage};
+use crate::open_source::OpenSource;
 use crate::plan_items::PlanItems;
 use crate::pool::in_pool;
 use crate::reader::{Reader, decode_limits};
 use crate::run::{Event, RunError, new_runtime};
-use crate::source::{list_items, open_source, store_options, table_columns};
+use crate::source::{list_items, store_options, table_columns};
 use crate::stages::{Assembled, Sample};
 
 /// The last stage of a run that stops early.
@@ -53,7 +54,7 @@ pub fn run_input(
 ) -> Result<InputRate, RunError> {
     let runtime = new_runtime().map_err(RunError::Runtime)?;
     let source = &job.pipeline.source;
-    let store = open_source(source, &store_options(&job.config, true))?;
+    let store = OpenSource::open(source, &store_options(&job.config, true))?;
     let items = list_items(source, &store, runtime.handle()).map_err(crate::PlanningError::from)?;
     let cut = cut(items, source.shard_limits(), ShardId(0));
     let all = cut.shards.clone();

@@ -198,5 +198,6 @@ fn path_of(source: &Source) -> &str {
         | Source::Webdataset { path, .. }
         | Source::Parquet { path, .. }
         | Source::Manifest { path, .. } => path,
+        Source::Scenes { .. } => "",
     }
 }

@@ -196,7 +196,7 @@ fn an_empty_file_says_what_it_needs() {
     assert_eq!(
         messages(pipeline("")),
         [
-            "cats.toml: source.kind is missing: \"images\", \"webdataset\", \"parquet\" or \"manifest\"",
+            "cats.toml: source.kind is missing: \"images\" or \"webdataset\" or \"parquet\" or \"manifest\" or \"scenes\"",
             "cats.toml: source.path is missing: the folder, prefix or file to read",
             "cats.toml: model.checkpoint is missing: a SAM checkpoint, .pth or .safetensors",
             "cats.toml: name is missing: a name for the job, which also names its output directory",
@@ -388,7 +388,18 @@ fn a_setting_of_another_kind_of_source_is_refused_with_its_kinds() {
             "webdataset",
             "images_per_shard = 10",
             "source.images_per_shard has no meaning for kind = \"webdataset\", where each tar is a \
+             shard; it is for kind = \"images\" or \"parquet\" or \"manifest\" or \"scenes\". Remove it",
+        ),
+        (
+            "webdataset",
+            "bytes_per_shard = 10",
+            "source.bytes_per_shard has no meaning for kind = \"webdataset\", where each tar is a \
              shard; it is for kind = \"images\" or \"parquet\" or \"manifest\". Remove it",
+        ),
+        (
+            "images",
+            "seed = 10",
+            "source.seed has no meaning for kind = \"images\"; it is for kind = \"scenes\". Remove it",
         ),
         (
             "images",
@@ -413,6 +424,90 @@ fn a_setting_of_another_kind_of_source_is_refused_with_its_kinds() {
         let expected = format!("cats.toml:5: {message}");
         assert_eq!(messages(pipeline(&text)), [expected]);
     }
+}
+
+#[test]
+fn scenes_are_made_and_not_read() {
+    let with = |settings: &str| {
+        let source = format!("kind = \"scenes\"\n{settings}");
+        pipeline(&PIPELINE.replace("kind = \"images\"\npath = \"photos\"", &source))
+    };
+    let source = |settings: &str| with(settings).unwrap_or_else(|e| panic!("{e}")).source;
+    let few = source("count = 9");
+    assert_eq!(
+        few,
+        Source::Scenes {
+            seed: 0,
+            count: 9,
+            width: [512, 512],
+            height: [512, 512],
+            objects: [4, 24],
+            images_per_shard: 256,
+        }
+    );
+    assert_eq!(
+        few.shard_limits(),
+        ShardLimits {
+            images_per_shard: 256,
+            bytes_per_shard: u64::MAX,
+        }
+    );
+    let all = "seed = 7\ncount = 50\nwidth = 64\nheight = [48, 96]\nobjects = [0, 3]\nimages_per_shard = 10";
+    assert_eq!(
+        source(all),
+        Source::Scenes {
+            seed: 7,
+            count: 50,
+            width: [64, 64],
+            height: [48, 96],
+            objects: [0, 3],
+            images_per_shard: 10,
+        }
+    );
+    let no_number = "seed = -1\ncount = 0\nwidth = [64, 32]\nheight = [16, 64]\nobjects = \"many\"\n\
+                     path = \"photos\"\nbytes_per_shard = 7\nkey_column = \"id\"";
+    assert_eq!(
+        messages(with(no_number)),
+        [
+            "cats.toml:5: source.seed = -1 is outside [0, 9223372036854775807]",
+            "cats.toml:6: source.count = 0 is outside [1, 4294967295]",
+            "cats.toml:7: source.width = [64, 32] is empty: the first is above the second",
+            "cats.toml:8: source.height = [16, 64] is outside [32, 8192]",
+            "cats.toml:9: source.objects = \"many\" is a string; it must be an integer, or [least, most]",
+            "cats.toml:10: source.path has no meaning for kind = \"scenes\", which are generated; it is for \
+             kind = \"images\" or \"webdataset\" or \"parquet\" or \"manifest\". Remove it",
+            "cats.toml:11: source.bytes_per_shard has no meaning for kind = \"scenes\"; it is for kind = \
+             \"images\" or \"parquet\" or \"manifest\". Remove it",
+            "cats.toml:12: source.key_column has no meaning for kind = \"scenes\"; it is for kind = \
+             \"parquet\" or \"manifest\". Remove it",
+        ]
+    );
+    assert_eq!(
+        messages(with("seed = 1")),
+        ["cats.toml:3: source.count is missing: how many scenes to generate"]
+    );
+}
+
+#[test]
+fn every_setting_of_scenes_changes_the_fingerprint() {
+    let fingerprint = |setting: &str| {
+        let source = format!("kind = \"scenes\"\n{setting}");
+        let text = PIPELINE.replace("kind = \"images\"\npath = \"photos\"", &source);
+        let pipeline = pipeline(&text).unwrap_or_else(|e| panic!("{setting}: {e}"));
+        Fingerprint::of(&pipeline, "ab", &no_files())
+    };
+    let base = fingerprint("count = 9");
+    for other in [
+        "count = 10",
+        "count = 9\nseed = 1",
+        "count = 9\nwidth = [64, 512]",
+        "count = 9\nheight = 64",
+        "count = 9\nobjects = 4",
+        "count = 9\nimages_per_shard = 4",
+    ] {
+        assert_ne!(fingerprint(other), base, "{other}");
+    }
+    assert_eq!(fingerprint("count = 9\nseed = 0\nobjects = [4, 24]"), base);
 }
 
 /// `hunter2` stands for the secret: it must be in no message, wherever it was written.
@@ -887,6 +982,8 @@ fn every_key_of_the_pipeline_file_changes_the_fingerprint() {
             let value = match *key {
                 // Each word needs other keys: see `the_modes_have_fingerprints_of_their_own`.
                 "mode" | "boxes_from" | "points_from" => continue,
+                // These need a source without a path: see `every_setting_of_scenes_changes_the_fingerprint`.
+                "seed" | "count" | "width" | "height" | "objects" => continue,
                 "kind" => "webdataset",
                 "precision" => "bf16",
                 "labels_from" => "labels",

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::choice::Choice;
-use crate::document::{Node, Value};
 use crate::location;
 use crate::problem::Origin;
 use crate::schema;
@@ -133,9 +132,10 @@ fn read_one(mut table: Section<'_>) -> TrainingData {
             TrainingDataKind::Scenes {
                 seed: table.integer("seed", 0, 0..=u64::MAX >> 1),
                 count: table.integer_u32("count", 100_000, 1..=u32::MAX),
-                width: read_range(&mut table, "width", 512, 32..=8192),
-                height: read_range(&mut table, "height", 512, 32..=8192),
-                objects: read_objects(&mut table),
+                width: table.range_u32("width", [512, 512], 32..=8192),
+                height: table.range_u32("height", [512, 512], 32..=8192),
+                // A scene without an object teaches nothing.
+                objects: table.range_u32("objects", [4, 24], 1..=1000),
             }
         }
         Some(Kind::Sa1b) => TrainingDataKind::Sa1b {
@@ -168,56 +168,4 @@ fn require(table: &mut Section<'_>, key: &str, what: &str) {
 
 fn required_path(table: &mut Section<'_>, key: &str, what: &str) -> String {
     table.required_location(key, location::LOCAL, what)
-}
-
-/// A scene without an object teaches nothing.
-fn read_objects(table: &mut Section<'_>) -> [u32; 2] {
-    match table.origin_of("objects") {
-        Some(_) => read_range(table, "objects", 12, 1..=1000),
-        None => [4, 24],
-    }
-}
-
-/// One integer, or `[least, most]`.
-fn read_range(
-    table: &mut Section<'_>,
-    key: &str,
-    default: u32,
-    range: std::ops::RangeInclusive<u32>,
-) -> [u32; 2] {
-    const SHAPE: &str = "an integer, or [least, most]";
-    let (low, high) = (*range.start(), *range.end());
-    let Some(Node { value, origin }) = table.any(key) else {
-        return [default; 2];
-    };
-    let ends: Option<[i128; 2]> = match &value {
-        Value::Integer(number) => Some([*number; 2]),
-        Value::Array(items) => match items.iter().map(|item| &item.value).collect::<Vec<_>>()[..] {
-            [Value::Integer(least), Value::Integer(most)] => Some([*least, *most]),
-            _ => None,
-        },
-        _ => None,
-    };
-    let Some([least, most]) = ends else {
-        table.wrong_type::<()>(key, &value, origin, SHAPE);
-        return [default; 2];
-    };
-    if least > most {
-        let what = format!(" = [{least}, {most}] is empty: the first is above the second");
-        table.note(Some(origin), key, &what);
-        return [default; 2];
-    }
-    let inside = |end: i128| u32::try_from(end).ok().filter(|end| range.contains(end));
-    match (inside(least), inside(most)) {
-        (Some(least), Some(most)) => [least, most],
-        _ => {
-            let shown = match least == most {
-                true => least.to_string(),
-                false => format!("[{least}, {most}]"),
-            };
-            let what = format!(" = {shown} is outside [{low}, {high}]");
-            table.note(Some(origin), key, &what);
-            [default; 2]
-        }
-    }
 }
