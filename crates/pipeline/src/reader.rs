@@ -19,9 +19,7 @@ use maskmill_formats::rows::{ImageStatus, read_images};
 use maskmill_formats::tar_shard::{TarError, TarItem, TarLimits, TarReader};
 use maskmill_job::{Item, ItemKind, Limits, Shard, ShardId};
 use maskmill_masks::ImageSize;
-use maskmill_storage::{
-    Blob, CommitStore, Expect, ReadError, StorageError, layout, read_error,
-};
+use maskmill_storage::{Blob, CommitStore, Expect, ReadError, StorageError, layout, read_error};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
