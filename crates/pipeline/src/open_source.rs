@@ -18,7 +18,7 @@ pub(crate) enum OpenSource {
 
 /// An image whose size is known and whose bytes are on their way, or there.
 pub(crate) enum Answer {
-    Fetch(Fetch),
+    Fetch(Box<Fetch>),
     Made(Bytes),
 }
 
@@ -46,7 +46,10 @@ impl OpenSource {
         max_bytes: u64,
     ) -> Result<Answer, ReadError> {
         match self {
-            Self::Store(store) => store.get(at, expect, max_bytes).await.map(Answer::Fetch),
+            Self::Store(store) => {
+                let fetch = store.get(at, expect, max_bytes).await?;
+                Ok(Answer::Fetch(Box::new(fetch)))
+            }
             Self::Scenes(scenes) => {
                 let png = scenes.png(at, expect, max_bytes).await;
                 png.map(Answer::Made)
