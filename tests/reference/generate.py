@@ -1,7 +1,7 @@
 """Writes the parity fixtures: what segment-anything 1.0 computes, for the Rust tests to compare with.
 
     python generate.py                      the fixtures that live in the repository (a few minutes)
-    python generate.py --only stages        one group: resized, stages or amg
+    python generate.py --only stages        one group: resized, stages, training or amg
     python generate.py --full vit_b DIR     checkpoint and stage fixtures of a full-size model, outside the repository
 
 README.md in this folder says what each file holds and which tolerances the tests use.
@@ -17,6 +17,7 @@ from make_checkpoint import write_checkpoint
 from reference_model import ARCHITECTURES, REPOSITORY, load
 from resized_inputs import write_resized_inputs
 from stages import write_stages
+from training_step import write_training_step
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 TINY_CHECKPOINT = REPOSITORY / "models" / "sam-seeded-tiny.safetensors"
@@ -48,6 +49,9 @@ def write_repository_fixtures(only: str | None) -> None:
         for architecture, checkpoint, photo, extent in STAGES:
             sam = load(architecture, checkpoint)
             write_stages(sam, architecture, checkpoint, REPOSITORY / "samples" / photo, FIXTURES, **extent)
+    if only in (None, "training"):
+        checkpoint = FIXTURES / "sam-seeded-compact.pth"
+        write_training_step(load("compact", checkpoint), checkpoint, FIXTURES)
     if only in (None, "amg"):
         sam = load("tiny", TINY_CHECKPOINT)
         for photo in AMG_PHOTOS:
@@ -66,7 +70,7 @@ def write_full_size(architecture: str, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the parity fixtures of the reference implementation.")
-    parser.add_argument("--only", choices=("resized", "stages", "amg"), help="write one group of fixtures")
+    parser.add_argument("--only", choices=("resized", "stages", "training", "amg"), help="write one group of fixtures")
     parser.add_argument("--full", nargs=2, metavar=("ARCHITECTURE", "DIR"), help="full-size fixtures, written to DIR")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch threads; the fixtures were made with 1")
     args = parser.parse_args()

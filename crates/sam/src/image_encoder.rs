@@ -28,6 +28,8 @@ pub(crate) enum LargeAttention {
     /// In chunks of queries: exact on every device.
     #[default]
     Chunked,
+    /// All at once: for training, which keeps all scores until the gradients are known.
+    Whole,
     /// By Burn's attention, with the relative positions appended to the queries: one fused kernel on GPUs. Its products
     /// take 16-bit floats whatever the tensors are (cubek-attention 0.3), so it is not for [`Precision::F32`].
     ///
@@ -60,6 +62,14 @@ impl ImageEncoder {
             blocks: (0..a.windows.len()).map(|i| Block::load(w, a, i)).collect(),
             neck: Neck::load(w, a),
             large: LargeAttention::default(),
+        }
+    }
+
+    /// With scores all at once.
+    pub(crate) fn with_whole_scores(self) -> Self {
+        Self {
+            large: LargeAttention::Whole,
+            ..self
         }
     }
 
@@ -229,6 +239,7 @@ impl Attention {
             LargeAttention::Appended if rows_per_chunk < height => {
                 self.appended(qkv, height, width)
             }
+            LargeAttention::Whole => self.chunked(qkv, height, width, height),
             _ => self.chunked(qkv, height, width, rows_per_chunk),
         };
         let y = y

@@ -124,7 +124,7 @@ impl MaskDecoder {
     /// Runs the transformer over prompts.
     ///
     /// # Shapes
-    /// - `embedding`: `[1, grid, grid, dim]`, one image
+    /// - `embedding`: `[1, grid, grid, dim]`, one image, or `[batch, grid, grid, dim]`, one for each prompt
     /// - `positions`: `[1, grid, grid, dim]`
     /// - `sparse`: `[batch, n, dim]`, of [`PromptEncoder::embed_points`](crate::PromptEncoder::embed_points)
     /// - `dense`: `[batch, grid, grid, dim]` of mask prompts, or `[1, 1, 1, dim]` where there are none
@@ -194,19 +194,34 @@ impl MaskDecoder {
         output: MaskOutput,
         masks: &[usize],
     ) -> Tensor<4> {
+        let (first, _) = self.masks_of(output);
+        self.logits_of_tokens(prompts, masks.iter().map(|mask| first + mask))
+    }
+
+    /// What every mask token says, as it is trained: predicted IoU `[batch, mask tokens]` and low-resolution logits
+    /// `[batch, mask tokens, 4 grid, 4 grid]`, in 32 bits.
+    pub(crate) fn all_masks(&self, prompts: &DecodedPrompts) -> (Tensor<2>, Tensor<4>) {
+        let iou = self.iou_prediction_head.forward(token(prompts, 0));
+        let tokens = 0..self.output_hypernetworks_mlps.len();
+        (iou, self.logits_of_tokens(prompts, tokens))
+    }
+
+    fn logits_of_tokens(
+        &self,
+        prompts: &DecodedPrompts,
+        tokens: impl ExactSizeIterator<Item = usize>,
+    ) -> Tensor<4> {
         let upscaled = self.upscaling.forward(prompts.image.clone());
         let [batch, height, width, channels] = upscaled.dims();
-        let (first, _) = self.masks_of(output);
-        let weights = masks.iter().map(|mask| {
-            let mask = first + mask;
-            self.output_hypernetworks_mlps[mask].forward(token(prompts, 1 + mask))
-        });
+        let masks = tokens.len();
+        let weights = tokens
+            .map(|mask| self.output_hypernetworks_mlps[mask].forward(token(prompts, 1 + mask)));
         let weights: Tensor<3> = Tensor::stack(weights.collect(), 1);
         let upscaled = upscaled.reshape([batch, height * width, channels]);
         weights
             .cast(upscaled.dtype())
             .matmul(upscaled.transpose())
-            .reshape([batch, masks.len(), height, width])
+            .reshape([batch, masks, height, width])
             .cast(DType::F32)
     }
 

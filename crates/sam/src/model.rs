@@ -16,6 +16,29 @@ use crate::kernels::Kernels;
 use crate::mask_decoder::{MaskDecoder, MaskOutput};
 use crate::prompt_encoder::PromptEncoder;
 
+/// Appends an image's pixels, normalised and then zero-padded to `side` pixels, row-major `[side, side, 3]`.
+///
+/// # Panics
+/// If the image is larger.
+pub(crate) fn normalise(image: &RgbImage, side: usize, values: &mut Vec<f32>) {
+    let size = image.size();
+    let (height, width) = (size.height as usize, size.width as usize);
+    assert!(height <= side && width <= side, "{size:?} exceeds {side}");
+    let levels: Vec<[f32; 3]> = (0..=255_u8)
+        .map(|v| std::array::from_fn(|c| (f32::from(v) - PIXEL_MEAN[c]) / PIXEL_STD[c]))
+        .collect();
+    let start = values.len();
+    values.resize(start + side * side * 3, 0.0);
+    let rows = values[start..].chunks_exact_mut(side * 3);
+    for (row, source) in rows.zip(image.data().chunks_exact(width * 3)) {
+        for (target, source) in row.chunks_exact_mut(3).zip(source.chunks_exact(3)) {
+            for c in 0..3 {
+                target[c] = levels[source[c] as usize][c];
+            }
+        }
+    }
+}
+
 /// Mean of the training images' channels, in 8-bit steps (`build_sam.py`).
 const PIXEL_MEAN: [f32; 3] = [123.675, 116.28, 103.53];
 /// Standard deviation of the training images' channels, in 8-bit steps (`build_sam.py`).
@@ -346,34 +369,33 @@ impl Sam {
 
     /// Normalises and then zero-pads, as `Sam.preprocess`: `[1, image_size, image_size, 3]`.
     pub fn normalised(&self, input: &ModelInput) -> Tensor<4> {
+        self.padded(&input.resized)
+    }
+
+    fn padded(&self, image: &RgbImage) -> Tensor<4> {
         let side = self.architecture.image_size;
-        let size = input.resized.size();
-        let (height, width) = (size.height as usize, size.width as usize);
-        let levels: Vec<[f32; 3]> = (0..=255_u8)
-            .map(|v| std::array::from_fn(|c| (f32::from(v) - PIXEL_MEAN[c]) / PIXEL_STD[c]))
-            .collect();
-        let mut values = vec![0.0; side * side * 3];
-        for y in 0..height {
-            let source = &input.resized.data()[y * width * 3..(y + 1) * width * 3];
-            let target = &mut values[y * side * 3..][..width * 3];
-            for (source, target) in source.chunks_exact(3).zip(target.chunks_exact_mut(3)) {
-                for c in 0..3 {
-                    target[c] = levels[source[c] as usize][c];
-                }
-            }
-        }
+        let mut values = Vec::with_capacity(side * side * 3);
+        normalise(image, side, &mut values);
         Tensor::from_data(TensorData::new(values, [1, side, side, 3]), &self.device)
+    }
+
+    /// Embeds an image that has the model's size already: `[1, grid, grid, embed_dim]`.
+    ///
+    /// # Panics
+    /// If a side exceeds the model's.
+    pub fn encode_resized(&self, image: &RgbImage) -> Tensor<4> {
+        let image = self.padded(image);
+        match &self.implementation {
+            Implementation::Burn(networks) => networks.image_encoder.forward(image),
+            Implementation::Kernels(kernels) => kernels.encode(image),
+        }
     }
 
     /// Embeds an image: the expensive step, done once per image.
     pub fn encode(&self, input: &ModelInput) -> ImageEmbedding {
-        let image = self.normalised(input);
         ImageEmbedding {
             shared: Arc::default(),
-            tensor: match &self.implementation {
-                Implementation::Burn(networks) => networks.image_encoder.forward(image),
-                Implementation::Kernels(kernels) => kernels.encode(image),
-            },
+            tensor: self.encode_resized(&input.resized),
             input: input.resized.size(),
             original: input.original,
         }

@@ -101,6 +101,11 @@ impl PromptEncoder {
         Some(encoding + labels.reshape([batch, n, dim]))
     }
 
+    /// The random frequencies of the positional encoding, `[2, embed_dim / 2]` row-major; they are not trained.
+    pub(crate) fn frequencies(&self) -> &[f32] {
+        &self.frequencies
+    }
+
     /// Embeds low-resolution mask logits.
     ///
     /// # Shapes

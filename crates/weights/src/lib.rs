@@ -4,6 +4,8 @@
 //! .safetensors, .pth, .bin ──> Checkpoint ──> ModelKind: what is it?
 //!                                  │
 //!                                  └──> Weights: tensors by key and shape ──> a model's modules
+//!                                                                                  │
+//!                              .safetensors <── KeyMap: which parameter is which key ──┘
 //! ```
 //!
 //! What enters: a path. What leaves: tensors on a device, or one error that names every tensor that is
@@ -12,6 +14,7 @@
 
 mod checkpoint;
 mod from_device;
+mod key_map;
 mod kind;
 mod patch_conv;
 mod row_product;
@@ -20,6 +23,7 @@ mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, KeyProblem};
 pub use from_device::{all_to_host, reads, to_host};
+pub use key_map::{KeyMap, Placement, SaveError, StoredAs, write_whole};
 pub use kind::ModelKind;
 pub use patch_conv::PatchConv;
 pub use row_product::row_product;

@@ -12,38 +12,80 @@ use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, KeyProblem};
+use crate::key_map::KeyMap;
+
+/// Where the values come from.
+enum Source<'a> {
+    Checkpoint(&'a Checkpoint),
+    /// Makes the values of the tensor of a key and a shape.
+    Fresh(&'a mut dyn FnMut(&str, &[usize]) -> Vec<f32>),
+}
 
 /// A checkpoint being taken apart into the modules of a model.
 pub struct Weights<'a> {
-    checkpoint: &'a Checkpoint,
+    source: Source<'a>,
     device: &'a Device,
     taken: BTreeSet<String>,
     problems: Vec<KeyProblem>,
     failed: Option<CheckpointError>,
+    keys: KeyMap,
 }
 
 impl<'a> Weights<'a> {
     /// Nothing taken yet.
     pub fn new(checkpoint: &'a Checkpoint, device: &'a Device) -> Self {
+        Self::of(Source::Checkpoint(checkpoint), device)
+    }
+
+    /// Without a checkpoint: `initial` makes the values of each tensor that is asked for, by its key and shape, row-major.
+    pub fn fresh(
+        device: &'a Device,
+        initial: &'a mut dyn FnMut(&str, &[usize]) -> Vec<f32>,
+    ) -> Self {
+        Self::of(Source::Fresh(initial), device)
+    }
+
+    fn of(source: Source<'a>, device: &'a Device) -> Self {
         Self {
-            checkpoint,
+            source,
             device,
             taken: BTreeSet::new(),
             problems: Vec::new(),
             failed: None,
+            keys: KeyMap::default(),
         }
+    }
+
+    /// Which key stands for which parameter, of the modules made so far.
+    pub fn keys(&self) -> &KeyMap {
+        &self.keys
     }
 
     /// The shape the file gives for `key`, of rank 1 or more.
     pub fn checkpoint_shape(&self, key: &str) -> Option<&[usize]> {
-        self.checkpoint.shape(key).filter(|shape| !shape.is_empty())
+        match &self.source {
+            Source::Checkpoint(checkpoint) => {
+                checkpoint.shape(key).filter(|shape| !shape.is_empty())
+            }
+            Source::Fresh(_) => None,
+        }
     }
 
     /// The tensor's values, row-major; zeros where it does not fit.
     pub fn values<const D: usize>(&mut self, key: &str, expected: [usize; D]) -> Vec<f32> {
         self.taken.insert(key.to_owned());
+        self.keys.constant(key, &expected);
         let zeros = || vec![0.0; expected.iter().product()];
-        let Some(found) = self.checkpoint.shape(key) else {
+        let checkpoint = match &mut self.source {
+            Source::Checkpoint(checkpoint) => *checkpoint,
+            Source::Fresh(initial) => {
+                let values = initial(key, &expected);
+                let wanted: usize = expected.iter().product();
+                assert_eq!(values.len(), wanted, "values of {key}");
+                return values;
+            }
+        };
+        let Some(found) = checkpoint.shape(key) else {
             self.problems.push(KeyProblem::Missing {
                 key: key.to_owned(),
                 expected: expected.to_vec(),
@@ -58,7 +100,7 @@ impl<'a> Weights<'a> {
             });
             return zeros();
         }
-        match self.checkpoint.read(key) {
+        match checkpoint.read(key) {
             Ok(Some(Ok(values))) => values,
             Ok(Some(Err(found))) => {
                 let key = key.to_owned();
@@ -81,20 +123,35 @@ impl<'a> Weights<'a> {
 
     /// [`Weights::tensor`] as a module's parameter.
     pub fn param<const D: usize>(&mut self, key: &str, shape: [usize; D]) -> Param<Tensor<D>> {
-        Param::from_tensor(self.tensor(key, shape))
+        let param = Param::from_tensor(self.tensor(key, shape));
+        self.keys.parameter(key, param.id, false);
+        param
     }
 
     /// `torch.nn.Linear(input, output)`, whose `[out, in]` weight Burn keeps as `[in, out]`.
     pub fn linear(&mut self, prefix: &str, input: usize, output: usize) -> Linear {
         let weight = self.values(&format!("{prefix}.weight"), [output, input]);
         let bias = self.values(&format!("{prefix}.bias"), [output]);
-        self.linear_of(&weight, Some(bias), input, output)
+        let linear = self.linear_of(&weight, Some(bias), input, output);
+        self.linear_keys(prefix, &linear);
+        linear
     }
 
     /// `torch.nn.Linear(input, output, bias=False)`.
     pub fn linear_without_bias(&mut self, prefix: &str, input: usize, output: usize) -> Linear {
         let weight = self.values(&format!("{prefix}.weight"), [output, input]);
-        self.linear_of(&weight, None, input, output)
+        let linear = self.linear_of(&weight, None, input, output);
+        self.linear_keys(prefix, &linear);
+        linear
+    }
+
+    fn linear_keys(&mut self, prefix: &str, linear: &Linear) {
+        self.keys
+            .parameter(&format!("{prefix}.weight"), linear.weight.id, true);
+        if let Some(bias) = &linear.bias {
+            self.keys
+                .parameter(&format!("{prefix}.bias"), bias.id, false);
+        }
     }
 
     /// A linear layer of values that were taken already: `weight` is `[output, input]`, row-major.
@@ -136,11 +193,14 @@ impl<'a> Weights<'a> {
     ///
     /// # Errors
     /// [`CheckpointError::Mismatch`] with every tensor at fault; what could not be read at all.
-    pub fn finish(mut self, architecture: &impl Display) -> Result<(), CheckpointError> {
+    pub fn finish(mut self, architecture: &impl Display) -> Result<KeyMap, CheckpointError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        for (key, shape) in self.checkpoint.shapes() {
+        let Source::Checkpoint(checkpoint) = self.source else {
+            return Ok(self.keys);
+        };
+        for (key, shape) in checkpoint.shapes() {
             if !self.taken.contains(key) {
                 self.problems.push(KeyProblem::Unexpected {
                     key: key.to_owned(),
@@ -149,10 +209,10 @@ impl<'a> Weights<'a> {
             }
         }
         if self.problems.is_empty() {
-            return Ok(());
+            return Ok(self.keys);
         }
         Err(CheckpointError::Mismatch {
-            path: self.checkpoint.path().to_owned(),
+            path: checkpoint.path().to_owned(),
             architecture: architecture.to_string(),
             problems: self.problems,
         })
@@ -160,7 +220,7 @@ impl<'a> Weights<'a> {
 }
 
 /// `[rows, columns]` -> `[columns, rows]`, in blocks that stay in the cache.
-fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+pub(crate) fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     const BLOCK: usize = 32;
     let mut result = vec![0.0; values.len()];
     for row_block in (0..rows).step_by(BLOCK) {

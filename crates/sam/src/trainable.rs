@@ -1,0 +1,294 @@
+//! SAM as it is trained: Burn's operations throughout, every tensor of the checkpoint a parameter with its official key.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData};
+use maskmill_pixels::RgbImage;
+use maskmill_weights::{
+    Checkpoint, CheckpointError, KeyMap, SaveError, StoredAs, Weights, all_to_host,
+};
+
+use crate::architecture::Architecture;
+use crate::image_encoder::ImageEncoder;
+use crate::initial::initial_values;
+use crate::mask_decoder::MaskDecoder;
+use crate::model::normalise;
+use crate::prompt_encoder::{PromptEncoder, PromptPoints};
+
+/// The three networks, whose parameters are those that training changes.
+#[derive(Module, Debug)]
+pub struct TrainableNetworks {
+    /// Image to embedding.
+    pub image_encoder: ImageEncoder,
+    /// Prompts to tokens.
+    pub prompt_encoder: PromptEncoder,
+    /// Embedding and tokens to masks.
+    pub mask_decoder: MaskDecoder,
+}
+
+/// A SAM model whose parameters can be trained and saved under their official keys.
+pub struct TrainableSam {
+    architecture: Architecture,
+    /// Replace them to change the parameters; their ids must stay.
+    pub networks: TrainableNetworks,
+    keys: KeyMap,
+    dense_positions: Tensor<4>,
+    device: Device,
+}
+
+/// What every mask token says of a batch of prompts.
+pub struct PromptMasks {
+    /// `[prompts, mask tokens]`: the single mask's first, then those of the multi-mask output.
+    pub predicted_iou: Tensor<2>,
+    /// `[prompts, mask tokens, 4 grid, 4 grid]`
+    pub low_res_logits: Tensor<4>,
+}
+
+impl TrainableSam {
+    /// Loads a checkpoint as [`Sam::load`](crate::Sam::load) does. For gradients, `device` is one with autodiff.
+    ///
+    /// # Errors
+    /// See [`CheckpointError`].
+    pub fn load(path: &Path, device: &Device) -> Result<Self, CheckpointError> {
+        let checkpoint = Checkpoint::open(path)?;
+        let architecture = Architecture::of(&checkpoint)?;
+        let mut w = Weights::new(&checkpoint, device);
+        let networks = networks(&mut w, &architecture);
+        let keys = w.finish(&architecture)?;
+        Ok(Self::of(architecture, networks, keys, device))
+    }
+
+    /// Weights to train from nothing: a function of the architecture and `seed` alone.
+    pub fn fresh(architecture: &Architecture, seed: u64, device: &Device) -> Self {
+        let mut initial = |key: &str, shape: &[usize]| initial_values(key, shape, seed);
+        let mut w = Weights::fresh(device, &mut initial);
+        let networks = networks(&mut w, architecture);
+        let keys = w.finish(architecture);
+        let keys = keys.expect("fresh weights have the shapes that are asked for");
+        Self::of(architecture.clone(), networks, keys, device)
+    }
+
+    fn of(
+        architecture: Architecture,
+        networks: TrainableNetworks,
+        keys: KeyMap,
+        device: &Device,
+    ) -> Self {
+        let dense_positions = networks.prompt_encoder.dense_positions(device);
+        Self {
+            architecture,
+            networks,
+            keys,
+            dense_positions,
+            device: device.clone(),
+        }
+    }
+
+    /// Its sizes.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Which parameter stands under which key, in the order of the model's parts: image encoder, prompt encoder, mask
+    /// decoder.
+    pub fn keys(&self) -> &KeyMap {
+        &self.keys
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Normalises and zero-pads images: `[images, image_size, image_size, 3]`.
+    ///
+    /// # Panics
+    /// If an image is larger than the model's input.
+    pub fn normalised(&self, images: &[&RgbImage]) -> Tensor<4> {
+        let side = self.architecture.image_size;
+        let mut values = Vec::with_capacity(images.len() * side * side * 3);
+        for image in images {
+            normalise(image, side, &mut values);
+        }
+        let shape = [images.len(), side, side, 3];
+        Tensor::from_data(TensorData::new(values, shape), &self.device)
+    }
+
+    /// `[images, image_size, image_size, 3]`, of [`TrainableSam::normalised`] -> `[images, grid, grid, embed_dim]`
+    pub fn encode(&self, images: Tensor<4>) -> Tensor<4> {
+        self.networks.image_encoder.forward(images)
+    }
+
+    /// Decodes prompts, each about an image of its own.
+    ///
+    /// # Shapes
+    /// - `embeddings`: `[prompts, grid, grid, embed_dim]`
+    /// - `points`: of each prompt, in pixels of the model's input; as many for each
+    /// - `mask_logits`: `[prompts, 4 grid, 4 grid, 1]`, or none
+    pub fn decode(
+        &self,
+        embeddings: Tensor<4>,
+        points: &[PromptPoints],
+        mask_logits: Option<Tensor<4>>,
+    ) -> PromptMasks {
+        let prompt_encoder = &self.networks.prompt_encoder;
+        let sparse = prompt_encoder.embed_points(points, &self.device);
+        let dense = match mask_logits {
+            Some(logits) => prompt_encoder.embed_masks(logits),
+            None => prompt_encoder.no_mask(),
+        };
+        let decoder = &self.networks.mask_decoder;
+        let decoded = decoder.decode(embeddings, self.dense_positions.clone(), sparse, dense);
+        let (predicted_iou, low_res_logits) = decoder.all_masks(&decoded);
+        PromptMasks {
+            predicted_iou,
+            low_res_logits,
+        }
+    }
+
+    /// Every parameter's values, as the modules lay them out: one read from the device.
+    pub fn values(&self) -> BTreeMap<ParamId, Vec<f32>> {
+        let mut flat = Flat::default();
+        self.networks.visit(&mut flat);
+        let (ids, tensors): (Vec<_>, Vec<_>) = flat.parameters.into_iter().unzip();
+        ids.into_iter().zip(all_to_host(tensors)).collect()
+    }
+
+    /// Writes a checkpoint with the official keys, which segment-anything loads as it is.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the previous file stays.
+    pub fn save(
+        &self,
+        path: &Path,
+        stored_as: StoredAs,
+        metadata: BTreeMap<String, String>,
+    ) -> Result<(), SaveError> {
+        let mut values = self.values();
+        self.keys.save(path, stored_as, metadata, |placement| {
+            match placement.parameter {
+                Some(id) => {
+                    let values = values.remove(&id);
+                    placement.in_file_order(values.expect("a value for each parameter"))
+                }
+                None => self.networks.prompt_encoder.frequencies().to_vec(),
+            }
+        })
+    }
+}
+
+fn networks(w: &mut Weights<'_>, architecture: &Architecture) -> TrainableNetworks {
+    TrainableNetworks {
+        image_encoder: ImageEncoder::load(w, architecture).with_whole_scores(),
+        prompt_encoder: PromptEncoder::load(w, architecture),
+        mask_decoder: MaskDecoder::load(w, architecture),
+    }
+}
+
+/// The parameters, each as one row of values.
+#[derive(Default)]
+struct Flat {
+    parameters: Vec<(ParamId, Tensor<1>)>,
+}
+
+impl ModuleVisitor for Flat {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val().without_autodiff();
+        let count = value.shape().num_elements();
+        self.parameters.push((param.id, value.reshape([count])));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use maskmill_kernels::Precision;
+    use maskmill_masks::ImageSize;
+
+    use super::*;
+    use crate::{ModelInput, PointLabel, Sam};
+
+    fn small() -> Architecture {
+        Architecture {
+            image_size: 64,
+            patch_size: 8,
+            encoder_dim: 32,
+            encoder_heads: 4,
+            encoder_mlp_dim: 48,
+            windows: vec![Some(3), None],
+            embed_dim: 32,
+            mask_in_channels: 8,
+            decoder_depth: 2,
+            decoder_mlp_dim: 40,
+            cross_attention_dim: 16,
+            mask_tokens: 4,
+            iou_head_depth: 3,
+            iou_head_dim: 24,
+        }
+    }
+
+    #[test]
+    fn a_saved_model_is_the_model() {
+        let device = Device::flex().autodiff();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small.safetensors");
+        let model = TrainableSam::fresh(&small(), 3, &device);
+        model.save(&path, StoredAs::F32, BTreeMap::new()).unwrap();
+        assert_eq!(
+            Architecture::of(&Checkpoint::open(&path).unwrap()).unwrap(),
+            small()
+        );
+        let again = TrainableSam::load(&path, &device).unwrap();
+        let key_values = |model: &TrainableSam| -> Vec<(String, Vec<f32>)> {
+            let values = model.values();
+            let placements = model.keys().placements().iter();
+            placements
+                .filter_map(|p| Some((p.key.clone(), values[&p.parameter?].clone())))
+                .collect()
+        };
+        assert_eq!(key_values(&model), key_values(&again));
+
+        // The trained form and the one that runs in jobs say the same of a prompt.
+        let sam = Sam::load(&path, &Device::flex(), Precision::F32).unwrap();
+        let size = ImageSize::new(64, 48);
+        let pixels = (0..64 * 48 * 3).map(|i| (i * 31 % 251) as u8).collect();
+        let image = RgbImage::new(size, pixels).unwrap();
+        let embedding = sam.encode(&ModelInput::new(&image, 64));
+        let point = ([20.0, 30.0], PointLabel::Foreground);
+        let points = vec![vec![point, ([0.0, 0.0], PointLabel::Padding)]];
+        let trained = {
+            let embeddings = model.encode(model.normalised(&[&image]));
+            model.decode(embeddings, &points, None)
+        };
+        let sparse = sam.prompt_encoder().embed_points(&points, sam.device());
+        let jobs = sam.prompt_stages(embedding.tensor(), sparse, sam.prompt_encoder().no_mask());
+        let trained: Vec<f32> = trained
+            .low_res_logits
+            .without_autodiff()
+            .try_into_vec_as()
+            .unwrap();
+        let scale = jobs
+            .low_res_logits
+            .iter()
+            .fold(0.0_f32, |max, v| max.max(v.abs()));
+        for (a, b) in trained.iter().zip(&jobs.low_res_logits) {
+            assert!((a - b).abs() <= 1e-4 * scale, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn fresh_weights_follow_their_seed() {
+        let device = Device::flex();
+        let values = |seed| -> Vec<Vec<f32>> {
+            let model = TrainableSam::fresh(&small(), seed, &device);
+            let values = model.values();
+            let placements = model.keys().placements().iter();
+            placements
+                .filter_map(|p| Some(values[&p.parameter?].clone()))
+                .collect()
+        };
+        assert_eq!(values(1), values(1));
+        assert_ne!(values(1), values(2));
+    }
+}

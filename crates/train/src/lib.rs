@@ -1,0 +1,38 @@
+//! Training of Segment Anything, from nothing or from a checkpoint, and how good the result is.
+//!
+//! ```text
+//! examples ──> Batch: prompts of every image ──> rounds of clicks ──> losses ──> Optimiser ──> checkpoint
+//!                                                                                      evaluate ──> Report
+//! ```
+//!
+//! What enters: a [`TrainingPipeline`](maskmill_job::TrainingPipeline) and a directory. What leaves: checkpoints with the
+//! official key names, and a state that a killed run goes on from, to the same weights as if it had not been killed. What
+//! never happens here: reading settings or printing (`crates/cli` does).
+//!
+//! The recipe is SAM's (Kirillov et al. 2023, appendix A): focal and dice loss 20:1, the least of several masks, rounds of
+//! clicks where the answer is wrong.
+
+pub mod clicks;
+pub mod curves;
+mod data;
+mod error;
+mod evaluate;
+mod losses;
+pub mod metrics;
+mod optimiser;
+mod record;
+mod run;
+mod state;
+mod step;
+
+pub use data::{Data, Drawn};
+pub use error::TrainError;
+pub use evaluate::{
+    AutomaticReport, COUNTED_PART, Evaluation, FOUND_IOU, Report, evaluate, evaluate_on,
+};
+pub use losses::{RoundLoss, RoundTargets, round_loss};
+pub use optimiser::{Layout, Optimiser, OptimiserState};
+pub use record::record_of;
+pub use run::{Observer, Outcome, Place, StepReport, architecture, files, train};
+pub use state::Position;
+pub use step::{Batch, BatchLoss, First, GivenPrompt, TrainingImage};

@@ -1,0 +1,309 @@
+//! Modules back to a checkpoint: which parameter stands under which key, and how the file lays it out.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use burn::module::ParamId;
+use half::f16;
+use safetensors::tensor::{Dtype, TensorView, serialize};
+
+use crate::weights::transposed;
+
+/// One tensor of a checkpoint and what it became.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placement {
+    /// Its key in the file.
+    pub key: String,
+    /// Its shape in the file.
+    pub shape: Vec<usize>,
+    /// The parameter that was made of it, or none: a constant that is not trained.
+    pub parameter: Option<ParamId>,
+    /// Whether the parameter is the file's matrix transposed, `[in, out]` where the file has `[out, in]`.
+    pub transposed: bool,
+}
+
+impl Placement {
+    /// A parameter's values, row-major as the module has them, in the file's order.
+    pub fn in_file_order(&self, values: Vec<f32>) -> Vec<f32> {
+        match (self.transposed, self.shape.as_slice()) {
+            (true, &[rows, columns]) => transposed(&values, columns, rows),
+            _ => values,
+        }
+    }
+}
+
+/// The tensors of a checkpoint in the order in which a model took them.
+#[derive(Clone, Debug, Default)]
+pub struct KeyMap {
+    placements: Vec<Placement>,
+}
+
+/// The number type of a saved checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoredAs {
+    /// 32-bit floats: exactly what the model holds.
+    #[default]
+    F32,
+    /// 16-bit floats (IEEE half precision), each rounded to nearest: half the size.
+    F16,
+}
+
+/// Why a checkpoint could not be saved. What stood at the path before still does.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The file system refused.
+    #[error(
+        "checkpoint {path}: cannot be written: {source}; the file that was there before is unchanged"
+    )]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A value is not a number that the format holds.
+    #[error(
+        "checkpoint {path}: {key} has the value {value}, which {format} cannot hold: nothing was written"
+    )]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        key: String,
+        /// Its first such value.
+        value: f32,
+        /// The number type.
+        format: &'static str,
+    },
+}
+
+impl KeyMap {
+    /// In the order in which the model took them.
+    pub fn placements(&self) -> &[Placement] {
+        &self.placements
+    }
+
+    pub(crate) fn constant(&mut self, key: &str, shape: &[usize]) {
+        self.placements.push(Placement {
+            key: key.to_owned(),
+            shape: shape.to_vec(),
+            parameter: None,
+            transposed: false,
+        });
+    }
+
+    /// Says which parameter the constant of `key` became.
+    pub(crate) fn parameter(&mut self, key: &str, id: ParamId, transposed: bool) {
+        let found = self.placements.iter_mut().rev().find(|p| p.key == key);
+        let placement = found.expect("a parameter is made of values that were taken");
+        placement.parameter = Some(id);
+        placement.transposed = transposed;
+    }
+
+    /// Writes a `.safetensors` file of the keys and shapes that the model was loaded from. The file appears whole, under
+    /// its name, or not at all: a crash or a full disk leaves the previous one.
+    ///
+    /// `values` gives each tensor's values in the file's order (see [`Placement::in_file_order`]); `metadata` is kept in
+    /// the file's header.
+    ///
+    /// # Errors
+    /// [`SaveError`].
+    pub fn save(
+        &self,
+        path: &Path,
+        stored_as: StoredAs,
+        metadata: BTreeMap<String, String>,
+        mut values: impl FnMut(&Placement) -> Vec<f32>,
+    ) -> Result<(), SaveError> {
+        let mut bytes = Vec::with_capacity(self.placements.len());
+        for placement in &self.placements {
+            let values = values(placement);
+            bytes.push(
+                encoded(&values, stored_as).map_err(|value| SaveError::Value {
+                    path: path.to_owned(),
+                    key: placement.key.clone(),
+                    value,
+                    format: match stored_as {
+                        StoredAs::F32 => "a checkpoint",
+                        StoredAs::F16 => "16-bit floats",
+                    },
+                })?,
+            );
+        }
+        let dtype = match stored_as {
+            StoredAs::F32 => Dtype::F32,
+            StoredAs::F16 => Dtype::F16,
+        };
+        let tensors = self.placements.iter().zip(&bytes).map(|(p, bytes)| {
+            let view = TensorView::new(dtype, p.shape.clone(), bytes);
+            (p.key.as_str(), view.expect("a value for each element"))
+        });
+        let metadata = metadata.into_iter().collect();
+        let file = serialize(tensors, Some(metadata)).expect("views of consistent sizes");
+        write_whole(path, &file).map_err(|source| SaveError::Io {
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+/// Little-endian bytes, or the first value that is no finite number of the type.
+fn encoded(values: &[f32], stored_as: StoredAs) -> Result<Vec<u8>, f32> {
+    let held = |value: f32| match stored_as {
+        StoredAs::F32 => value.is_finite(),
+        StoredAs::F16 => f16::from_f32(value).is_finite(),
+    };
+    if let Some(value) = values.iter().copied().find(|&value| !held(value)) {
+        return Err(value);
+    }
+    Ok(match stored_as {
+        StoredAs::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        StoredAs::F16 => values
+            .iter()
+            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+            .collect(),
+    })
+}
+
+/// Writes a file whole or not at all: beside `path`, brought to the disk, then renamed. What was there before stands until
+/// then.
+///
+/// # Errors
+/// The operating system's; nothing of the attempt is left.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let written = File::create(&partial).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    });
+    if written.is_err() {
+        // Best effort: the error that matters is the one above.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Module;
+    use burn::nn::{LayerNorm, Linear};
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::{Checkpoint, Weights};
+
+    #[derive(Module, Debug)]
+    struct Model {
+        linear: Linear,
+        norm: LayerNorm,
+    }
+
+    fn load(w: &mut Weights<'_>) -> Model {
+        let _constant = w.values("constant", [2]);
+        Model {
+            linear: w.linear("linear", 3, 2),
+            norm: w.layer_norm("norm", 2, 1e-6),
+        }
+    }
+
+    fn fresh() -> (Model, KeyMap) {
+        let mut next = 0.0;
+        let mut initial = |_: &str, shape: &[usize]| {
+            let count = shape.iter().product();
+            std::iter::repeat_with(|| {
+                next += 0.125;
+                next
+            })
+            .take(count)
+            .collect()
+        };
+        let device = Device::flex();
+        let mut w = Weights::fresh(&device, &mut initial);
+        let model = load(&mut w);
+        let keys = w.finish(&"a test").unwrap();
+        (model, keys)
+    }
+
+    fn value_of(model: &Model, placement: &Placement) -> Vec<f32> {
+        let host = |id| {
+            if id == model.linear.weight.id {
+                return crate::to_host(model.linear.weight.val());
+            }
+            let bias = model.linear.bias.as_ref().unwrap();
+            let beta = model.norm.beta.as_ref().unwrap();
+            [bias, &model.norm.gamma, beta]
+                .into_iter()
+                .find(|p| p.id == id)
+                .map(|p| crate::to_host(p.val()))
+                .unwrap()
+        };
+        match placement.parameter {
+            Some(id) => placement.in_file_order(host(id)),
+            None => vec![0.125, 0.25],
+        }
+    }
+
+    #[test]
+    fn a_saved_model_loads_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, keys) = fresh();
+        for stored_as in [StoredAs::F32, StoredAs::F16] {
+            let path = folder.path().join("model.safetensors");
+            let metadata = BTreeMap::from([("step".to_owned(), "7".to_owned())]);
+            keys.save(&path, stored_as, metadata, |p| value_of(&model, p))
+                .unwrap();
+            let checkpoint = Checkpoint::open(&path).unwrap();
+            assert_eq!(checkpoint.shape("linear.weight"), Some(&[2, 3][..]));
+            let device = Device::flex();
+            let mut w = Weights::new(&checkpoint, &device);
+            let loaded = load(&mut w);
+            w.finish(&"a test").unwrap();
+            // Eighths are exact in both types.
+            let host = |m: &Model| crate::to_host(m.linear.weight.val());
+            assert_eq!(host(&loaded), host(&model));
+            let beta = |m: &Model| crate::to_host(m.norm.beta.as_ref().unwrap().val());
+            assert_eq!(beta(&loaded), beta(&model));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_held_is_refused_and_the_old_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, b"before").unwrap();
+        let (model, keys) = fresh();
+        for (value, stored_as) in [
+            (f32::NAN, StoredAs::F32),
+            (f32::INFINITY, StoredAs::F16),
+            (1e5, StoredAs::F16),
+        ] {
+            let saved = keys.save(&path, stored_as, BTreeMap::new(), |p| {
+                let mut values = value_of(&model, p);
+                if p.key == "norm.bias" {
+                    values[1] = value;
+                }
+                values
+            });
+            let error = saved.unwrap_err().to_string();
+            assert!(error.contains("norm.bias"), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap(), b"before");
+        }
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_written_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("missing/model.safetensors");
+        let (model, keys) = fresh();
+        let saved = keys.save(&path, StoredAs::F32, BTreeMap::new(), |p| {
+            value_of(&model, p)
+        });
+        let error = saved.unwrap_err().to_string();
+        assert!(error.contains("missing/model.safetensors"), "{error}");
+    }
+}
