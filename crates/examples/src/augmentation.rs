@@ -2,7 +2,7 @@
 
 /// What may be done to an example at random. [`Augmentation::NONE`] does nothing.
 ///
-/// Every value is drawn anew for each sample, uniformly within what is said here.
+/// Every value is drawn anew for each sample, uniformly within what is said here; the scale uniformly in its logarithm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Augmentation {
     /// `[least, most]` of large-scale jitter: what the longer side is scaled to, in sides of the model's input. Above 1 a
@@ -28,13 +28,13 @@ pub struct Augmentation {
 /// How colours vary: one linear map of red, green and blue for the whole image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Colour {
-    /// Levels are multiplied by a factor in `1 ± brightness`; below 1.
+    /// Levels are multiplied by a factor in `1 ± brightness`; at most 1.
     pub brightness: f64,
     /// The distance from the mean gray is multiplied by a factor in `1 ± contrast`; at most 1.
     pub contrast: f64,
     /// The distance from each pixel's own gray is multiplied by a factor in `1 ± saturation`; at most 1.
     pub saturation: f64,
-    /// Red, green and blue are each multiplied by a factor in `1 ± channel_gain`, as by another light; below 1.
+    /// Red, green and blue are each multiplied by a factor in `1 ± channel_gain`, as by another light; at most 1.
     pub channel_gain: f64,
     /// Probability of colours being removed.
     pub grayscale: f64,
@@ -52,7 +52,7 @@ impl Augmentation {
         noise_levels: 0.0,
     };
 
-    /// What suits most photographs: large-scale jitter and horizontal flips as in SAM 2's training, mild colours.
+    /// What suits most photographs: scales from a half to twice, mirror images, mild colours.
     pub const PHOTOGRAPHS: Self = Self {
         scale_jitter: [0.5, 2.0],
         horizontal_flip: 0.5,
@@ -80,10 +80,10 @@ impl Augmentation {
         check("least_crop", self.least_crop, 0.05, 1.0);
         check("horizontal_flip", self.horizontal_flip, 0.0, 1.0);
         check("vertical_flip", self.vertical_flip, 0.0, 1.0);
-        check("colour.brightness", self.colour.brightness, 0.0, 0.95);
+        check("colour.brightness", self.colour.brightness, 0.0, 1.0);
         check("colour.contrast", self.colour.contrast, 0.0, 1.0);
         check("colour.saturation", self.colour.saturation, 0.0, 1.0);
-        check("colour.channel_gain", self.colour.channel_gain, 0.0, 0.95);
+        check("colour.channel_gain", self.colour.channel_gain, 0.0, 1.0);
         check("colour.grayscale", self.colour.grayscale, 0.0, 1.0);
         check("blur_px", self.blur_px, 0.0, 8.0);
         check("noise_levels", self.noise_levels, 0.0, 128.0);
@@ -127,4 +127,38 @@ impl Default for Colour {
 pub struct OptionsError {
     /// Each by its name: `horizontal_flip = 2 is outside [0, 1]`.
     pub problems: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_offered_is_in_range() {
+        assert_eq!(Augmentation::NONE.problems(), [""; 0]);
+        assert_eq!(Augmentation::PHOTOGRAPHS.problems(), [""; 0]);
+    }
+
+    #[test]
+    fn everything_out_of_range_is_named_at_once() {
+        let augmentation = Augmentation {
+            scale_jitter: [2.0, 0.5],
+            least_crop: 0.0,
+            vertical_flip: f64::NAN,
+            colour: Colour {
+                contrast: 1.5,
+                ..Colour::NONE
+            },
+            ..Augmentation::NONE
+        };
+        assert_eq!(
+            augmentation.problems(),
+            [
+                "least_crop = 0 is outside [0.05, 1]",
+                "vertical_flip = NaN is outside [0, 1]",
+                "colour.contrast = 1.5 is outside [0, 1]",
+                "scale_jitter = [2, 0.5]: the first must not be above the second",
+            ]
+        );
+    }
 }

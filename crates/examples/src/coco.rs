@@ -1,8 +1,6 @@
 //! COCO files: the instances of many images.
 
 mod file;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
 use std::fs;

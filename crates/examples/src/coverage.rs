@@ -4,6 +4,12 @@ use maskmill_masks::{Bitmap, BoxPx, ImageSize, Rle};
 
 use crate::frame::Frame;
 
+/// Coverage is counted in units of the image's pixels, in 32 bits.
+const MAX_PIXELS: u64 = 1 << 31;
+
+/// Times a sample's side, at most 4096, this fits 32 bits.
+const MAX_SIDE: u32 = 1 << 18;
+
 /// What a frame shows of a mask, in the top left corner of `[side, side]`; none if that is less than `min_px` pixels, or
 /// nothing.
 ///
@@ -12,19 +18,19 @@ use crate::frame::Frame;
 /// half a pixel at most, to either side alike, at any scale.
 ///
 /// # Panics
-/// If the frame has more than 2^31 pixels of the image.
+/// If the frame has more than 2^31 pixels of the image, or more than 2^18 along a side.
 pub(crate) fn resample(mask: &Rle, frame: &Frame, side: u32, min_px: u64) -> Option<Bitmap> {
     let seen = mask.bounds().intersect(&frame.crop);
     if seen.is_empty() {
         return None;
     }
+    let part = frame.crop.size();
     assert!(
-        frame.crop.area() <= 1 << 31,
-        "a frame of {} has more than 2^31 pixels",
-        frame.crop.size()
+        part.pixels() <= MAX_PIXELS && part.height.max(part.width) <= MAX_SIDE,
+        "a part of {part} of an image is larger than coverage can be counted of"
     );
-    let columns = Axis::new(frame.crop.width(), frame.content.width);
-    let rows = Axis::new(frame.crop.height(), frame.content.height);
+    let columns = Axis::new(part.width, frame.content.width);
+    let rows = Axis::new(part.height, frame.content.height);
 
     // The rows of the sample that the mask can reach; only they are counted.
     let first_row = rows.first(seen.y0 - frame.crop.y0);
@@ -175,6 +181,117 @@ impl<R: Iterator<Item = std::ops::Range<u32>>> Iterator for ColumnSpans<'_, R> {
             let (y0, y1) = (y0.max(self.within.y0), y1.min(self.within.y1));
             if x >= self.within.x0 && y0 < y1 {
                 return Some((x, y0, y1));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The same, pixel by pixel.
+    fn oracle(mask: &Bitmap, frame: &Frame, side: u32) -> Bitmap {
+        let part = frame.crop.size();
+        let overlap = |source: u32, target: u32, sources: u32, targets: u32| {
+            let from = (source * targets).max(target * sources);
+            let to = ((source + 1) * targets).min((target + 1) * sources);
+            to.saturating_sub(from)
+        };
+        Bitmap::from_fn(ImageSize::new(side, side), |y, x| {
+            if y >= frame.content.height || x >= frame.content.width {
+                return false;
+            }
+            let (row, column) = (frame.row(y), frame.column(x));
+            let mut covered = 0;
+            for v in 0..part.height {
+                for u in 0..part.width {
+                    if mask.get(frame.crop.y0 + v, frame.crop.x0 + u) {
+                        covered += overlap(v, row, part.height, frame.content.height)
+                            * overlap(u, column, part.width, frame.content.width);
+                    }
+                }
+            }
+            2 * u64::from(covered) >= part.pixels()
+        })
+    }
+
+    fn whole(size: ImageSize, content: ImageSize) -> Frame {
+        Frame {
+            crop: BoxPx::of(size),
+            content,
+            mirrored: false,
+            upside_down: false,
+        }
+    }
+
+    fn resized(drawing: &str, height: u32, width: u32) -> Option<String> {
+        let mask = Bitmap::from_ascii(drawing);
+        let frame = whole(mask.size(), ImageSize::new(height, width));
+        let side = height.max(width);
+        resample(&Rle::encode(&mask), &frame, side, 1).map(|mask| mask.to_ascii())
+    }
+
+    #[test]
+    fn half_a_pixel_is_enough() {
+        let drawing = "
+            ##..#.
+            #...#.
+            ....#.
+            ......
+        ";
+        // Quarters: 3, 0, 2 above; 0, 0, 1 below.
+        assert_eq!(resized(drawing, 2, 3).unwrap(), "#.#\n...\n...\n");
+    }
+
+    #[test]
+    fn enlarging_repeats_pixels() {
+        assert_eq!(resized(".#\n#.", 4, 4).unwrap(), "..##\n..##\n##..\n##..\n");
+    }
+
+    #[test]
+    fn what_is_too_small_to_see_is_none() {
+        assert_eq!(resized("#...\n....\n....\n....", 2, 2), None);
+        let mask = Rle::encode(&Bitmap::from_ascii("##\n#."));
+        let frame = whole(mask.size(), mask.size());
+        assert!(resample(&mask, &frame, 2, 3).is_some());
+        assert_eq!(resample(&mask, &frame, 2, 4), None);
+    }
+
+    /// A mask, a part of it and how it is shown.
+    fn any_case() -> impl Strategy<Value = (Bitmap, Frame)> {
+        let sides = (1_u32..14, 1_u32..14);
+        let content = (1_u32..20, 1_u32..20);
+        (sides, content, any::<[bool; 2]>()).prop_flat_map(|(sides, content, flips)| {
+            let size = ImageSize::new(sides.0, sides.1);
+            let pixels = proptest::collection::vec(any::<bool>(), size.pixels() as usize);
+            let corners = (0..sides.0, 0..sides.1);
+            let corners = corners.prop_flat_map(move |(y0, x0)| {
+                (Just(y0), y0 + 1..=sides.0, Just(x0), x0 + 1..=sides.1)
+            });
+            (pixels, corners).prop_map(move |(pixels, (y0, y1, x0, x1))| {
+                let mask = Bitmap::from_fn(size, |y, x| pixels[(y * size.width + x) as usize]);
+                let frame = Frame {
+                    crop: BoxPx { x0, y0, x1, y1 },
+                    content: ImageSize::new(content.0, content.1),
+                    mirrored: flips[0],
+                    upside_down: flips[1],
+                };
+                (mask, frame)
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn coverage_is_exact((mask, frame) in any_case()) {
+            let expected = oracle(&mask, &frame, 20);
+            let found = resample(&Rle::encode(&mask), &frame, 20, 1);
+            prop_assert_eq!(found.is_some(), expected.area() > 0);
+            if let Some(found) = found {
+                prop_assert_eq!(found.to_ascii(), expected.to_ascii());
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use maskmill_masks::{ImageSize, Rle};
 
+use crate::MaskProblem;
+
 /// Why a polygon cannot be drawn.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolygonError {
@@ -71,7 +73,7 @@ impl Polygon {
     ///
     /// # Errors
     /// [`PolygonError::FarCorner`].
-    pub(crate) fn draw(&self, image: ImageSize) -> Result<Rle, crate::MaskProblem> {
+    pub(crate) fn draw(&self, image: ImageSize) -> Result<Rle, MaskProblem> {
         let (height, width) = (i64::from(image.height), i64::from(image.width));
         let is_near = |value: i32, side: i64| {
             let far = MARGIN_SIDES * side * SCALE as i64;
@@ -140,4 +142,74 @@ fn change(previous: [i32; 2], point: [i32; 2], image: ImageSize) -> Option<u64> 
     let y = (f64::from(point[1].min(previous[1])) + 0.5) / SCALE - 0.5;
     let y = y.clamp(0.0, f64::from(image.height)).ceil();
     Some(x as u64 * u64::from(image.height) + y as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::segmentation::Segmentation;
+
+    /// Made by `tests/generate_polygons.py`.
+    #[derive(Deserialize)]
+    struct Expected {
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        size: [u32; 2],
+        polygons: Segmentation,
+        counts: String,
+    }
+
+    #[test]
+    fn masks_are_those_of_pycocotools() {
+        let expected = include_str!("../tests/polygons.json");
+        let expected: Expected = serde_json::from_str(expected).unwrap();
+        assert!(expected.cases.len() >= 400);
+        for (number, case) in expected.cases.iter().enumerate() {
+            let size = ImageSize::new(case.size[0], case.size[1]);
+            let rle = case.polygons.to_rle(size).unwrap();
+            let expected = Rle::from_coco_string(size, &case.counts).unwrap();
+            assert_eq!(
+                rle.decode().to_ascii(),
+                expected.decode().to_ascii(),
+                "case {number}"
+            );
+            assert_eq!(rle.to_coco_string(), case.counts, "case {number}");
+        }
+    }
+
+    #[test]
+    fn what_encloses_nothing_is_refused() {
+        let numbers = 4;
+        assert_eq!(
+            Polygon::new(&[0.0, 0.0, 5.0, 5.0]),
+            Err(PolygonError::TooFewCorners { numbers })
+        );
+        let numbers = 7;
+        assert_eq!(
+            Polygon::new(&[0.0, 0.0, 5.0, 5.0, 0.0, 5.0, 1.0]),
+            Err(PolygonError::OddNumbers { numbers })
+        );
+    }
+
+    #[test]
+    fn corners_in_another_picture_are_refused() {
+        let size = ImageSize::new(20, 30);
+        for far in [-61.0, 91.0, 1e300, f64::NEG_INFINITY] {
+            let polygon = Polygon::new(&[0.0, 0.0, 5.0, 5.0, far, 5.0]).unwrap();
+            let corner = 2;
+            assert_eq!(
+                polygon.draw(size),
+                Err(PolygonError::FarCorner { corner }.into()),
+                "{far}"
+            );
+        }
+        // Beside the picture is an empty mask, as pycocotools has it.
+        let beside = Polygon::new(&[32.0, 2.0, 40.0, 2.0, 40.0, 9.0]).unwrap();
+        assert_eq!(beside.draw(size).unwrap().area(), 0);
+    }
 }

@@ -45,7 +45,7 @@ impl Random {
     /// A whole number in `[0, most]`.
     pub(crate) fn up_to(&mut self, most: u32) -> u32 {
         // The bias, below 2^-32, does not matter here.
-        ((u64::from(most) + 1) * (self.next() >> 32) >> 32) as u32
+        (((u64::from(most) + 1) * (self.next() >> 32)) >> 32) as u32
     }
 
     /// Whether something of this probability happens.

@@ -56,7 +56,7 @@ pub struct Sampler {
     options: SampleOptions,
 }
 
-/// How often a crop is drawn again that shows no mask.
+/// How often a frame is drawn again that shows no mask.
 const CROP_TRIES: u32 = 8;
 
 /// The streams of a seed: what one of them draws does not depend on how much another has drawn.
@@ -88,8 +88,8 @@ impl Sampler {
     /// The sample of an example by a seed: the same for the same.
     ///
     /// Without augmentation the image is that of `ResizeLongestSide.apply_image` (segment-anything). A pixel is inside a
-    /// mask where the original mask covers at least half of it, so outlines are not moved. A crop that shows no mask is
-    /// drawn again, and after some tries the whole image is taken.
+    /// mask where the original mask covers at least half of it, so outlines are not moved. Where none of the masks is
+    /// large enough to see, crop and scale are drawn again, and after some tries the whole image fills the input.
     ///
     /// # Panics
     /// If a mask is not of its image's size, or the image has more than 2^31 pixels.
@@ -104,13 +104,13 @@ impl Sampler {
         let mut frame = Frame::draw(size, *side, augmentation, &mut random);
         let mut masks = masks_in(example, &frame, *side, *min_mask_px);
         for _ in 0..CROP_TRIES {
-            if !masks.is_empty() || frame.is_whole(size) {
+            if !masks.is_empty() {
                 break;
             }
             frame = Frame::draw(size, *side, augmentation, &mut random);
             masks = masks_in(example, &frame, *side, *min_mask_px);
         }
-        if masks.is_empty() && !frame.is_whole(size) {
+        if masks.is_empty() {
             frame = frame.widened(size, *side);
             masks = masks_in(example, &frame, *side, *min_mask_px);
         }
