@@ -15,9 +15,10 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepu16_epi32,
-    _mm512_cvtne2ps_pbh, _mm512_extracti64x4_epi64, _mm512_loadu_ps, _mm512_maskz_loadu_ps,
-    _mm512_setzero_si512, _mm512_slli_epi32, _mm512_storeu_si512, _mm512_sub_ps,
+    __m512, __m512bh, __m512i, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512,
+    _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_maskz_loadu_ps,
+    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_srli_epi32, _mm512_storeu_si512, _mm512_sub_ps,
+    _mm512_ternarylogic_epi32,
 };
 
 /// Elements of a packed tile.
@@ -275,21 +276,36 @@ unsafe fn store_sums(c: *mut f32, ldc: usize) {
     }
 }
 
-/// 32 floats as `TERMS` rows of 32 bfloat16.
+/// 32 floats as `TERMS` rows of 32 bfloat16. One term is in the order of the floats; three are in pairs of `low` and `high`,
+/// which takes fewer instructions. The depths of both factors are in the same order, whichever it is.
+///
+/// Of three terms the first two are rounded, ties away from zero, and the third is what remains, which bfloat16 holds
+/// exactly. NaN reaches the third.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
 pub(crate) fn split_32<const TERMS: usize>(low: __m512, high: __m512) -> [__m512i; TERMS] {
-    let (mut low, mut high) = (low, high);
     let mut terms = [_mm512_setzero_si512(); TERMS];
-    for (i, term) in terms.iter_mut().enumerate() {
+    if TERMS == 1 {
         // SAFETY: `__m512bh` and `__m512i` are 64 bytes without invalid values.
-        *term = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) };
+        terms[0] =
+            unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) };
+        return terms;
+    }
+    let (mut low, mut high) = (low, high);
+    let (half, kept) = (
+        _mm512_set1_epi32(0x8000),
+        _mm512_set1_epi32(0xffff_0000_u32 as i32),
+    );
+    for (i, term) in terms.iter_mut().enumerate() {
+        let (mut a, mut b) = (_mm512_castps_si512(low), _mm512_castps_si512(high));
         if i + 1 < TERMS {
-            let widen =
-                |half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
-            low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(*term)));
-            high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64::<1>(*term)));
+            a = _mm512_and_si512(_mm512_add_epi32(a, half), kept);
+            b = _mm512_and_si512(_mm512_add_epi32(b, half), kept);
+            low = _mm512_sub_ps(low, _mm512_castsi512_ps(a));
+            high = _mm512_sub_ps(high, _mm512_castsi512_ps(b));
         }
+        // `kept & b | a >> 16`
+        *term = _mm512_ternarylogic_epi32::<0xea>(kept, b, _mm512_srli_epi32::<16>(a));
     }
     terms
 }
@@ -328,61 +344,6 @@ pub(crate) unsafe fn pack_row<const TERMS: usize>(dst: *mut u16, r: usize, row: 
             store(whole, split_32::<TERMS>(low, high));
         }
     }
-}
-
-/// e^x of sixteen x <= 0, 0 below -87.3: the same function as that of `rows.rs`.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn exp(x: __m512) -> __m512 {
-    use std::arch::x86_64::{
-        _CMP_NLT_UQ, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_fnmadd_ps,
-        _mm512_maskz_scalef_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_set1_ps,
-    };
-    let set = |v: f32| _mm512_set1_ps(v);
-    let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, set(-87.33));
-    let clamped = _mm512_max_ps(set(-87.33), x); // NaN passes
-    let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(clamped, set(std::f32::consts::LOG2_E)));
-    let r = _mm512_fnmadd_ps(n, set(355.0 / 512.0), clamped);
-    let r = _mm512_fnmadd_ps(n, set(-2.121_944_4e-4), r);
-    let p = set(1.987_569_1e-4);
-    let p = _mm512_fmadd_ps(p, r, set(1.398_199_9e-3));
-    let p = _mm512_fmadd_ps(p, r, set(8.333_452e-3));
-    let p = _mm512_fmadd_ps(p, r, set(4.166_579_6e-2));
-    let p = _mm512_fmadd_ps(p, r, set(1.666_666_5e-1));
-    let p = _mm512_fmadd_ps(p, r, set(0.5));
-    let p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), set(1.0));
-    _mm512_maskz_scalef_ps(kept, p, n)
-}
-
-/// Packs `e^(score - most)` of a row of scores, whole tiles, as [`pack_row`] does; the sum.
-///
-/// # Safety
-/// As [`pack_row`].
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(crate) unsafe fn pack_exp_row<const TERMS: usize>(
-    dst: *mut u16,
-    r: usize,
-    scores: &[f32],
-    most: f32,
-) -> f32 {
-    use std::arch::x86_64::{
-        _mm512_add_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    };
-    let most = _mm512_set1_ps(most);
-    let mut sums = [_mm512_setzero_ps(); 2];
-    for (kt, scores) in scores.chunks_exact(32).enumerate() {
-        // SAFETY: 32 floats; row `r` of tiles that the caller promises to be there.
-        unsafe {
-            let at = scores.as_ptr();
-            let low = exp(_mm512_sub_ps(_mm512_loadu_ps(at), most));
-            let high = exp(_mm512_sub_ps(_mm512_loadu_ps(at.add(16)), most));
-            sums = [_mm512_add_ps(sums[0], low), _mm512_add_ps(sums[1], high)];
-            for (t, term) in split_32::<TERMS>(low, high).into_iter().enumerate() {
-                _mm512_storeu_si512(dst.add((kt * TERMS + t) * TILE + r * 32).cast(), term);
-            }
-        }
-    }
-    _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]))
 }
 
 /// Transposes 16 x 16 elements of 32 bits.
@@ -449,7 +410,6 @@ pub(crate) unsafe fn pack_transposed<const TERMS: usize>(
     stride: usize,
     depth: usize,
 ) {
-    use std::arch::x86_64::_mm512_castps_si512;
     let mut halves = [[_mm512_setzero_si512(); 16]; 2];
     for (half, rows) in halves.iter_mut().enumerate() {
         for (i, row) in rows.iter_mut().enumerate() {
@@ -471,7 +431,16 @@ pub(crate) unsafe fn pack_transposed<const TERMS: usize>(
     }
 }
 
-/// Packs two rows of a right factor into one row of pairs in each panel; panels are `panel` elements apart.
+/// The depths of row `i` of pairs in a tile of a right factor: those of [`split_32`].
+pub(crate) const fn pair<const TERMS: usize>(i: usize) -> [usize; 2] {
+    if TERMS == 1 {
+        [2 * i, 2 * i + 1]
+    } else {
+        [i, i + 16]
+    }
+}
+
+/// Packs two rows of a right factor, those of a [`pair`], into one row of pairs in each panel; panels are `panel` elements apart.
 ///
 /// # Safety
 /// AVX-512 F, BW and BF16. Each panel of 16 columns, rounded up, has `TERMS` tiles at `dst`; the rows are equally long.
@@ -483,8 +452,11 @@ pub(crate) unsafe fn pack_pair<const TERMS: usize>(
     second: &[f32],
 ) {
     use std::arch::x86_64::_mm512_permutexvar_epi16;
-    // Element 2 c of the row is the first row's, 2 c + 1 the second's.
-    let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * 16) as u16);
+    // Element 2 c of the row is the first row's, 2 c + 1 the second's: three terms come so.
+    let mut order = [0_u16; 32];
+    for (i, place) in order.iter_mut().enumerate() {
+        *place = (i / 2 + i % 2 * 16) as u16;
+    }
     // SAFETY: 64 bytes without invalid values.
     let order: __m512i = unsafe { std::mem::transmute(order) };
     for (p, start) in (0..first.len()).step_by(16).enumerate() {
@@ -495,7 +467,10 @@ pub(crate) unsafe fn pack_pair<const TERMS: usize>(
             let a = _mm512_maskz_loadu_ps(mask, first.as_ptr().add(start));
             let b = _mm512_maskz_loadu_ps(mask, second.as_ptr().add(start));
             for (t, term) in split_32::<TERMS>(a, b).into_iter().enumerate() {
-                let pairs = _mm512_permutexvar_epi16(order, term);
+                let pairs = match TERMS {
+                    1 => _mm512_permutexvar_epi16(order, term),
+                    _ => term,
+                };
                 _mm512_storeu_si512(dst.add(p * panel + t * TILE).cast(), pairs);
             }
         }

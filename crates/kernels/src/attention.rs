@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 
 use crate::aligned::{Scratch, Shared};
-use crate::engine::{Engine, STRIP, padded_rows, product};
+use crate::engine::{Engine, PANEL, Packed, Relative, STRIP, Softmax, padded_rows, product};
 use crate::matrix::Linear;
 use crate::profile::{self, Part};
 
@@ -191,7 +191,8 @@ impl<E: Engine> Grid<'_, E> {
         let mut sums = Scratch::<f32>::take(rows * width);
         let mut most = vec![f32::NEG_INFINITY; count];
         let mut total = vec![0.0_f32; count];
-        let mut part = vec![0.0_f32; count];
+        let mut factors = vec![0.0_f32; count];
+        let key_rows = positions.key_rows();
         // SAFETY: the caller promises the level; factors are packed here or by `pack`, sums have padded rows.
         unsafe {
             E::pack_left(&mut left, count, d, 0..d, |q| {
@@ -203,7 +204,7 @@ impl<E: Engine> Grid<'_, E> {
             for (q, &(_, row, column)) in queries.iter().enumerate() {
                 let relative = &relative[q * table_width..];
                 let (height, grid_width) = (positions.height, positions.width);
-                down[q * positions.key_rows()..][..height]
+                down[q * key_rows..][..height]
                     .copy_from_slice(&relative[height - 1 - row..][..height]);
                 across[q * stride..][..grid_width].copy_from_slice(
                     &relative[2 * height - 1 + grid_width - 1 - column..][..grid_width],
@@ -211,6 +212,7 @@ impl<E: Engine> Grid<'_, E> {
             }
             for first in (0..slots).step_by(block) {
                 let columns = block.min(slots - first);
+                let block_depths = columns.div_ceil(E::DEPTH);
                 let right = &keys.keys[first * depths * E::DEPTH * E::TERMS..];
                 product::<E>(
                     &mut scores,
@@ -223,42 +225,44 @@ impl<E: Engine> Grid<'_, E> {
                     0..depths,
                     false,
                 );
-                for q in 0..count {
-                    let scores = &mut scores[q * block..][..columns];
-                    let across = &across[q * stride..][..stride];
-                    let down =
-                        &down[q * positions.key_rows() + first / stride..][..columns / stride];
-                    let largest = (k.positions_max)(scores, across, down).max(most[q]);
-                    let factor = (most[q] - largest).exp();
-                    if first > 0 && factor != 1.0 {
-                        total[q] *= factor;
-                        (k.scale)(&mut sums[q * width..][..width], factor);
+                let relative = Relative {
+                    across: &across,
+                    width: stride,
+                    down: &down,
+                    height: key_rows,
+                    first: first / stride,
+                };
+                let state = Softmax {
+                    most: &mut most,
+                    total: &mut total,
+                    factors: &mut factors,
+                };
+                E::pack_softmax(&mut weights, &mut scores, block, columns, &relative, state);
+                if first > 0 {
+                    for (sums, &factor) in sums.chunks_exact_mut(width).zip(&factors) {
+                        if factor != 1.0 {
+                            (k.scale)(sums, factor);
+                        }
                     }
-                    most[q] = largest;
-                }
-                E::pack_weights(&mut weights, &mut scores, block, columns, &most, &mut part);
-                for (total, part) in total.iter_mut().zip(&part) {
-                    *total += part;
                 }
                 for column in (0..width).step_by(STRIP) {
-                    let right = keys.values.as_ptr().add(
-                        (column * slot_depths + first / E::DEPTH * crate::engine::PANEL)
-                            * E::DEPTH
-                            * E::TERMS,
-                    );
+                    let at =
+                        (column * slot_depths + first / E::DEPTH * PANEL) * E::DEPTH * E::TERMS;
+                    let right = Packed {
+                        data: keys.values.as_ptr().add(at),
+                        depths: slot_depths,
+                    };
                     E::strip(
                         sums.as_mut_ptr().add(column),
                         width,
                         count,
-                        crate::engine::Packed {
+                        Packed {
                             data: weights.as_ptr(),
-                            depths: columns.div_ceil(E::DEPTH),
+                            depths: block_depths,
                         },
-                        crate::engine::Packed {
-                            data: right,
-                            depths: slot_depths,
-                        },
-                        0..columns.div_ceil(E::DEPTH),
+                        right,
+                        0..block_depths,
+                        right.next_strip::<E>(0),
                         first > 0,
                     );
                 }

@@ -10,11 +10,8 @@
 //! Rows, columns and depth are padded with zeros. Sums are f32, `[rows, columns]` with a stride.
 
 use crate::aligned::Number;
-#[cfg(target_arch = "x86_64")]
-use crate::amx;
 use crate::fma;
-#[cfg(target_arch = "x86_64")]
-use crate::rows;
+use crate::matrix::Norm;
 use crate::rows::RowKernels;
 
 /// Columns of a panel of a right factor.
@@ -40,6 +37,12 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
     const KEYS: usize;
     /// Depths that a right panel pair keeps in the nearest cache, in units of [`Engine::DEPTH`].
     const DEPTH_BLOCK: usize;
+    /// Rows of the decoder's image that are packed while the nearest cache has them: a multiple of what factors are padded to.
+    const NEAR_ROWS: usize;
+    /// Prompts of the decoder that sweep over an image together: as many as a core's cache has room for.
+    const PROMPTS: usize;
+    /// Bytes that [`Engine::strip`] brings near.
+    const NEXT: usize;
     /// Work on rows of floats, at the same level.
     const KERNELS: &'static RowKernels;
 
@@ -65,29 +68,80 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
         row: impl FnMut(usize) -> &'a [f32],
     );
 
-    /// Packs `e^(score - most)` of rows of scores, `stride` apart, as a left factor of `columns` depths; `totals` gets the sum of
-    /// each row. The scores may be overwritten.
+    /// A step of the softmax of rows of scores, `stride` apart, as keys go by: adds the relative positions, and packs
+    /// `e^(score - most)` as a left factor of `columns` depths. The scores may be overwritten.
     ///
     /// # Safety
     /// The CPU has the engine's level.
-    unsafe fn pack_weights(
+    unsafe fn pack_softmax(
         dst: &mut [Self::Element],
         scores: &mut [f32],
         stride: usize,
         columns: usize,
-        most: &[f32],
-        totals: &mut [f32],
+        relative: &Relative<'_>,
+        state: Softmax<'_>,
+    ) {
+        let count = state.most.len();
+        // SAFETY: the caller promises the level.
+        unsafe {
+            for (q, scores) in scores.chunks_exact_mut(stride).take(count).enumerate() {
+                let scores = &mut scores[..columns];
+                let (across, down) = relative.of(q, columns);
+                let most = (Self::KERNELS.positions_max)(scores, across, down).max(state.most[q]);
+                state.factors[q] = (state.most[q] - most).exp();
+                state.most[q] = most;
+                let total = (Self::KERNELS.exp_sum)(scores, most);
+                state.total[q] = state.total[q] * state.factors[q] + total;
+            }
+            let scores = &*scores;
+            Self::pack_left(dst, count, columns, 0..columns, |r| {
+                &scores[r * stride..][..columns]
+            });
+        }
+    }
+
+    /// Packs the GELU of a strip of sums with the bias as the depths `depth` of a left factor, as [`Engine::pack_left`] does. The sums
+    /// may be overwritten.
+    ///
+    /// # Safety
+    /// The CPU has the engine's level.
+    unsafe fn pack_gelu(
+        dst: &mut [Self::Element],
+        rows: usize,
+        depths: usize,
+        depth: std::ops::Range<usize>,
+        sums: &mut [f32],
+        bias: &[f32],
     ) {
         // SAFETY: the caller promises the level.
         unsafe {
-            let rows = scores.chunks_exact_mut(stride).zip(most).zip(totals);
-            for ((scores, &most), total) in rows {
-                *total = (Self::KERNELS.exp_sum)(&mut scores[..columns], most);
+            (Self::KERNELS.gelu_strip)(sums, bias);
+            let (sums, count) = (&*sums, depth.len());
+            Self::pack_left(dst, rows, depths, depth, |r| &sums[r * STRIP..][..count]);
+        }
+    }
+
+    /// Packs the GELU of the norm of sums with the bias, rows `stride` apart, as a left factor. The sums may be overwritten.
+    ///
+    /// # Safety
+    /// The CPU has the engine's level.
+    unsafe fn pack_norm_gelu(
+        dst: &mut [Self::Element],
+        sums: &mut [f32],
+        stride: usize,
+        bias: &[f32],
+        norm: &Norm,
+    ) {
+        let (rows, count) = (sums.len() / stride, norm.gamma.len());
+        // SAFETY: the caller promises the level.
+        unsafe {
+            for row in sums.chunks_exact_mut(stride) {
+                (Self::KERNELS.add)(&mut row[..count], &bias[..count]);
             }
-            let scores = &*scores;
-            Self::pack_left(dst, most.len(), columns, 0..columns, |r| {
-                &scores[r * stride..][..columns]
-            });
+            norm.apply::<Self>(sums, stride);
+            (Self::KERNELS.gelu_plain)(sums);
+            let sums = &*sums;
+            Self::pack_left(dst, rows, count, 0..count, |r| &sums[r * stride..][..count]);
         }
     }
 
@@ -127,11 +181,13 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
         rows: usize,
     );
 
-    /// `c` (+)= left x right over `depth` (in units of [`Engine::DEPTH`]), for `rows` rows and a strip of two panels.
+    /// `c` (+)= left x right over `depth` (in units of [`Engine::DEPTH`]), for `rows` rows and a strip of two panels. Meanwhile what
+    /// lies at each of `next` may be brought near: [`Engine::NEXT`] bytes for every 32 rows and depth.
     ///
     /// # Safety
     /// The CPU has the engine's level, and a [`Engine::session`] is alive on this thread; factors are packed by this engine
     /// and hold the rows and depths; `c` has [`padded_rows`] times `ldc` floats.
+    #[allow(clippy::too_many_arguments)]
     unsafe fn strip(
         c: *mut f32,
         ldc: usize,
@@ -139,6 +195,7 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
         left: Packed<Self::Element>,
         right: Packed<Self::Element>,
         depth: std::ops::Range<usize>,
+        next: [*const Self::Element; 2],
         accumulate: bool,
     );
 
@@ -153,6 +210,39 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
     }
 }
 
+/// The relative positions of some queries to keys of a grid: the sum of one for the key's column and one for its row.
+pub(crate) struct Relative<'a> {
+    /// `[queries, width]`, whole vectors
+    pub(crate) across: &'a [f32],
+    pub(crate) width: usize,
+    /// `[queries, height]`
+    pub(crate) down: &'a [f32],
+    pub(crate) height: usize,
+    /// The row of the first key.
+    pub(crate) first: usize,
+}
+
+impl<'a> Relative<'a> {
+    /// Those of a query to all columns, and to the rows of `keys` keys.
+    fn of(&self, query: usize, keys: usize) -> (&'a [f32], &'a [f32]) {
+        let rows = &self.down[query * self.height + self.first..];
+        (
+            &self.across[query * self.width..][..self.width],
+            &rows[..keys / self.width],
+        )
+    }
+}
+
+/// What the softmax of some queries knows of the keys so far.
+pub(crate) struct Softmax<'a> {
+    /// Their largest scores.
+    pub(crate) most: &'a mut [f32],
+    /// The sums of `e^(score - most)`.
+    pub(crate) total: &'a mut [f32],
+    /// Set to what sums of a step before are to be multiplied with.
+    pub(crate) factors: &'a mut [f32],
+}
+
 /// Rows of sums and of packed left factors: engines compute 32 or 12 at once.
 pub(crate) const fn padded_rows(rows: usize) -> usize {
     rows.next_multiple_of(96)
@@ -165,6 +255,51 @@ pub(crate) struct Packed<T> {
     pub(crate) data: *const T,
     /// Depths of the whole factor, in units of [`Engine::DEPTH`].
     pub(crate) depths: usize,
+}
+
+impl<T> Packed<T> {
+    /// The panels of the strip after this one of a right factor, from a depth on: they come from a far cache.
+    pub(crate) fn next_strip<E: Engine<Element = T>>(&self, depth: usize) -> [*const T; 2] {
+        let unit = E::DEPTH * E::TERMS;
+        let panel = self.depths * PANEL * unit;
+        [2, 3].map(|panels| {
+            self.data
+                .wrapping_add(panels * panel + depth * PANEL * unit)
+        })
+    }
+}
+
+/// Memory that is needed soon, brought near while products keep the core from reading it.
+pub(crate) struct Ahead {
+    at: *const u8,
+    bytes: usize,
+}
+
+impl Ahead {
+    /// These floats, which need not be there yet.
+    pub(crate) fn of(at: *const f32, length: usize) -> Self {
+        let bytes = length * size_of::<f32>();
+        Self {
+            at: at.cast(),
+            bytes,
+        }
+    }
+
+    pub(crate) fn nothing() -> Self {
+        Self::of(std::ptr::null(), 0)
+    }
+
+    /// What a strip of a product is to bring near.
+    fn next<E: Engine>(&mut self, rows: usize, depths: usize) -> Option<[*const E::Element; 2]> {
+        let part = rows.div_ceil(32) * depths * E::NEXT;
+        if self.bytes == 0 {
+            return None;
+        }
+        let next = [0, part].map(|bytes| self.at.wrapping_add(bytes).cast());
+        self.at = self.at.wrapping_add(2 * part);
+        self.bytes = self.bytes.saturating_sub(2 * part);
+        Some(next)
+    }
 }
 
 /// The whole product: `c` `[rows, columns]` (+)= left x right over depths in units of [`Engine::DEPTH`].
@@ -183,11 +318,42 @@ pub(crate) unsafe fn product<E: Engine>(
     depth: std::ops::Range<usize>,
     accumulate: bool,
 ) {
+    let ahead = &mut Ahead::nothing();
+    // SAFETY: as the caller promises.
+    unsafe {
+        product_ahead::<E>(
+            c, ldc, rows, columns, left, right, depths, depth, accumulate, ahead,
+        );
+    }
+}
+
+/// [`product`], and meanwhile what is needed after it is brought near.
+///
+/// # Safety
+/// As [`product`].
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn product_ahead<E: Engine>(
+    c: &mut [f32],
+    ldc: usize,
+    rows: usize,
+    columns: usize,
+    left: &[E::Element],
+    right: &[E::Element],
+    depths: usize,
+    depth: std::ops::Range<usize>,
+    accumulate: bool,
+    ahead: &mut Ahead,
+) {
     for first in (0..columns).step_by(STRIP) {
         debug_assert!(ldc >= first + STRIP);
         // SAFETY: the strip's panels follow `first / 16` panels of `depths`; the rest as the caller promises.
         unsafe {
-            let right = right.as_ptr().add(first * depths * E::DEPTH * E::TERMS);
+            let right = Packed {
+                data: right.as_ptr().add(first * depths * E::DEPTH * E::TERMS),
+                depths,
+            };
+            let next = ahead.next::<E>(rows, depth.len());
+            let next = next.unwrap_or_else(|| right.next_strip::<E>(depth.start));
             E::strip(
                 c.as_mut_ptr().add(first),
                 ldc,
@@ -196,212 +362,14 @@ pub(crate) unsafe fn product<E: Engine>(
                     data: left.as_ptr(),
                     depths,
                 },
-                Packed {
-                    data: right,
-                    depths,
-                },
+                right,
                 depth.clone(),
+                next,
                 accumulate,
             );
         }
     }
 }
-
-/// bfloat16 tiles; `TERMS` 1: factors rounded to bfloat16, 3: as good as f32.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-pub(crate) struct Amx<const TERMS: usize>;
-
-#[cfg(target_arch = "x86_64")]
-impl<const TERMS: usize> Engine for Amx<TERMS> {
-    type Element = u16;
-    type Session = amx::Tiles;
-    const ROWS: usize = 16;
-    const TERMS: usize = TERMS;
-    const DEPTH: usize = 32;
-    const BLOCK: usize = if TERMS == 1 { 256 } else { 160 };
-    const QUERIES: usize = if TERMS == 1 { 256 } else { 192 };
-    const KEYS: usize = 256;
-    const DEPTH_BLOCK: usize = 32;
-    const KERNELS: &'static RowKernels = &rows::AVX512;
-
-    unsafe fn session() -> amx::Tiles {
-        // SAFETY: the caller promises the level.
-        unsafe { amx::Tiles::configure() }
-    }
-
-    unsafe fn pack_left<'a>(
-        dst: &mut [u16],
-        rows: usize,
-        depths: usize,
-        depth: std::ops::Range<usize>,
-        mut row: impl FnMut(usize) -> &'a [f32],
-    ) {
-        let tiles = depths.div_ceil(32);
-        assert!(dst.len() >= rows.next_multiple_of(32) * tiles * 32 * TERMS);
-        assert!(depth.start.is_multiple_of(32) && depth.end <= depths);
-        for r in 0..rows.next_multiple_of(32) {
-            let values = if r < rows {
-                row(r)
-            } else {
-                &ZEROS[..depth.len()]
-            };
-            assert_eq!(values.len(), depth.len());
-            let start = ((r / 16) * tiles + depth.start / 32) * TERMS * amx::TILE;
-            // SAFETY: within `dst` by the first assertion; the caller promises the level.
-            unsafe { amx::pack_row::<TERMS>(dst.as_mut_ptr().add(start), r % 16, values) };
-        }
-    }
-
-    unsafe fn pack_weights(
-        dst: &mut [u16],
-        scores: &mut [f32],
-        stride: usize,
-        columns: usize,
-        most: &[f32],
-        totals: &mut [f32],
-    ) {
-        let tiles = columns.div_ceil(32);
-        let rows = most.len();
-        assert!(dst.len() >= rows.next_multiple_of(32) * tiles * 32 * TERMS);
-        assert!(columns.is_multiple_of(32) && scores.len() >= rows * stride && stride >= columns);
-        for r in 0..rows.next_multiple_of(32) {
-            let start = (r / 16 * tiles) * TERMS * amx::TILE;
-            // SAFETY: within `dst` by the assertion; the caller promises the level.
-            unsafe {
-                let dst = dst.as_mut_ptr().add(start);
-                if r < rows {
-                    let scores = &scores[r * stride..][..columns];
-                    totals[r] = amx::pack_exp_row::<TERMS>(dst, r % 16, scores, most[r]);
-                } else {
-                    amx::pack_row::<TERMS>(dst, r % 16, &ZEROS[..columns]);
-                }
-            }
-        }
-    }
-
-    unsafe fn pack_columns<'a>(
-        dst: &mut [u16],
-        depth: usize,
-        columns: usize,
-        mut column: impl FnMut(usize) -> &'a [f32],
-    ) {
-        let tiles = depth.div_ceil(32);
-        let panel = tiles * TERMS * amx::TILE;
-        assert!(dst.len() >= columns.next_multiple_of(STRIP) / 16 * panel);
-        // 16 columns as rows of a left factor, whose pairs are then transposed.
-        let mut block = [0_u16; amx::TILE * 3];
-        for first in (0..columns.next_multiple_of(STRIP)).step_by(16) {
-            for kt in 0..tiles {
-                block.fill(0);
-                for c in 0..16.min(columns.saturating_sub(first)) {
-                    let values = column(first + c);
-                    let values = &values[kt * 32..depth.min(kt * 32 + 32)];
-                    // SAFETY: row c of TERMS tiles of `block`; the caller promises the level.
-                    unsafe { amx::pack_row::<TERMS>(block.as_mut_ptr(), c, values) };
-                }
-                for t in 0..TERMS {
-                    let tile = first / 16 * panel + (kt * TERMS + t) * amx::TILE;
-                    let block = &block[t * amx::TILE..][..amx::TILE];
-                    // SAFETY: both are whole tiles; the caller promises the level.
-                    unsafe { amx::transpose_pairs(&mut dst[tile..][..amx::TILE], block) };
-                }
-            }
-        }
-    }
-
-    unsafe fn pack_rows<'a>(
-        dst: &mut [u16],
-        depths: usize,
-        depth: std::ops::Range<usize>,
-        columns: usize,
-        mut row: impl FnMut(usize) -> &'a [f32],
-    ) {
-        let tiles = depths.div_ceil(32);
-        let panel = tiles * TERMS * amx::TILE;
-        assert!(dst.len() >= columns.div_ceil(16) * panel);
-        assert!(depth.start.is_multiple_of(2));
-        let zeros = &ZEROS[..columns];
-        let end = if depth.end == depths {
-            depths.next_multiple_of(32)
-        } else {
-            depth.end
-        };
-        for k in (depth.start..end).step_by(2) {
-            let first = if k < depth.end { row(k) } else { zeros };
-            let second = if k + 1 < depth.end { row(k + 1) } else { zeros };
-            assert!(first.len() == columns && second.len() == columns);
-            let at = (k / 32) * TERMS * amx::TILE + k % 32 / 2 * 32;
-            // SAFETY: a row of `TERMS` tiles in each panel, all within `dst`; the caller promises the level.
-            unsafe { amx::pack_pair::<TERMS>(dst.as_mut_ptr().add(at), panel, first, second) };
-        }
-    }
-
-    unsafe fn pack_transposed(
-        dst: &mut [u16],
-        src: &[f32],
-        stride: usize,
-        depth: usize,
-        rows: usize,
-    ) {
-        let tiles = depth.div_ceil(32);
-        let padded = rows.next_multiple_of(32);
-        assert!(dst.len() >= padded * tiles * 32 * TERMS);
-        assert!(stride >= padded && src.len() >= depth * stride);
-        for row in (0..padded).step_by(16) {
-            for kt in 0..tiles {
-                let count = (depth - 32 * kt).min(32);
-                let tile = (row / 16 * tiles + kt) * TERMS * amx::TILE;
-                // SAFETY: `TERMS` tiles from `tile` on, `count` rows of 16 floats; the caller promises the level.
-                unsafe {
-                    let src = src.as_ptr().add(32 * kt * stride + row);
-                    amx::pack_transposed::<TERMS>(dst.as_mut_ptr().add(tile), src, stride, count);
-                }
-            }
-        }
-    }
-
-    unsafe fn strip(
-        c: *mut f32,
-        ldc: usize,
-        rows: usize,
-        left: Packed<u16>,
-        right: Packed<u16>,
-        depth: std::ops::Range<usize>,
-        accumulate: bool,
-    ) {
-        let unit = TERMS * amx::TILE;
-        let mut accumulate = accumulate;
-        let mut start = depth.start;
-        // SAFETY: the caller promises the level, and that factors and sums hold what is read and written.
-        unsafe {
-            while start < depth.end {
-                let count = (depth.end - start).min(Self::DEPTH_BLOCK);
-                let b0 = right.data.add(start * unit);
-                let b1 = right.data.add((right.depths + start) * unit);
-                // The panels of the strip after this one come from a far cache: some of them with each tile of sums.
-                let mut next = [b0, b1].map(|b| b.wrapping_add(2 * right.depths * unit));
-                for row in (0..rows).step_by(32) {
-                    let a0 = left.data.add((row / 16 * left.depths + start) * unit);
-                    let a1 = left.data.add(((row / 16 + 1) * left.depths + start) * unit);
-                    let c = c.add(row * ldc);
-                    match TERMS {
-                        1 => amx::tile_1(c, ldc, [a0, a1], [b0, b1], next, count, accumulate),
-                        _ => amx::tile_3(c, ldc, [a0, a1], [b0, b1], next, count, accumulate),
-                    }
-                    let bytes = if TERMS == 1 { amx::NEXT_1 } else { amx::NEXT_3 };
-                    next = next.map(|next| next.wrapping_byte_add(count * bytes));
-                }
-                start += count;
-                accumulate = true;
-            }
-        }
-    }
-}
-
-/// Zeros to pad with.
-#[cfg(target_arch = "x86_64")]
-static ZEROS: [f32; 8192] = [0.0; 8192];
 
 /// Fused multiply-adds of f32 in vectors of the level. With `BF16` factors are rounded to bfloat16 as they are packed:
 /// not faster, but the results are those of machines with tiles, to the rounding of sums.
@@ -427,6 +395,9 @@ impl<L: fma::Lanes, const BF16: bool> Engine for Fma<L, BF16> {
     const QUERIES: usize = 96;
     const KEYS: usize = 256;
     const DEPTH_BLOCK: usize = 256;
+    const NEAR_ROWS: usize = usize::MAX;
+    const NEXT: usize = 0;
+    const PROMPTS: usize = 4;
     const KERNELS: &'static RowKernels = L::KERNELS;
 
     unsafe fn session() {}
@@ -530,6 +501,7 @@ impl<L: fma::Lanes, const BF16: bool> Engine for Fma<L, BF16> {
         left: Packed<f32>,
         right: Packed<f32>,
         depth: std::ops::Range<usize>,
+        _next: [*const f32; 2],
         accumulate: bool,
     ) {
         let mut accumulate = accumulate;
@@ -564,12 +536,12 @@ macro_rules! with_engine {
         match (level, $precision) {
             #[cfg(target_arch = "x86_64")]
             (Level::Amx, Precision::F32) => {
-                type $engine = $crate::engine::Amx<3>;
+                type $engine = $crate::tiles::Amx<3>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
             (Level::Amx, Precision::Bf16) => {
-                type $engine = $crate::engine::Amx<1>;
+                type $engine = $crate::tiles::Amx<1>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]

@@ -13,8 +13,8 @@
 //! ```text
 //! Level x Precision -> Engine: how factors are packed and multiplied
 //!   portable  plain Rust             avx2, avx512  fused multiply-adds
-//!   amx       bfloat16 tiles: one term a factor (bf16), or three, which are as good as f32
-//! rows.rs: norms, activations, softmax, written once and compiled for every level
+//!   amx       bfloat16 tiles: one term a factor (bf16), or three, which are as good as f32 (tiles.rs)
+//! rows.rs: norms, activations, softmax, written once and compiled for every level; packing.rs: those between tiles
 //! vit.rs, attention.rs, neck.rs, decoder.rs, upscaling.rs: the networks over any engine
 //! ```
 //! Work is cut into blocks of rows that stay in a core's cache; norms are fused into the packing before a product, biases,
@@ -40,9 +40,13 @@ mod level;
 mod linear;
 mod matrix;
 mod neck;
+#[cfg(target_arch = "x86_64")]
+mod packing;
 mod precision;
 pub mod profile;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod upscaling;
 mod vit;
 

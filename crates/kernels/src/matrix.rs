@@ -1,7 +1,7 @@
 //! Weights, packed once.
 
 use crate::aligned::{Aligned, Scratch};
-use crate::engine::{Engine, STRIP, padded_rows, product};
+use crate::engine::{Ahead, Engine, PANEL, Packed, STRIP, padded_rows, product, product_ahead};
 
 /// The weight and bias of a linear layer, as an engine reads them.
 pub(crate) struct Linear<E: Engine> {
@@ -125,6 +125,39 @@ impl<E: Engine> Linear<E> {
         }
     }
 
+    /// Multiplies a packed block of rows: the sums of some of the outputs, whole strips, without the bias. Meanwhile `ahead` is
+    /// brought near.
+    ///
+    /// # Safety
+    /// As [`Linear::strips`]; `sums` has [`padded_rows`] of as many floats as outputs are asked for.
+    pub(crate) unsafe fn sums_of(
+        &self,
+        sums: &mut [f32],
+        left: &[E::Element],
+        rows: usize,
+        outputs: std::ops::Range<usize>,
+        ahead: &mut Ahead,
+    ) {
+        let depths = self.depths();
+        let right = &self.weight[outputs.start * depths * E::DEPTH * E::TERMS..];
+        let columns = outputs.len();
+        // SAFETY: the caller promises the level and the left factor; the right one begins at these outputs.
+        unsafe {
+            product_ahead::<E>(
+                sums,
+                columns,
+                rows,
+                columns,
+                left,
+                right,
+                depths,
+                0..depths,
+                false,
+                ahead,
+            );
+        }
+    }
+
     /// Adds the product of a part of the inputs to `sums` `[padded rows, outputs rounded up to strips]`: `left` is packed with
     /// the depths `inputs` alone.
     ///
@@ -144,23 +177,24 @@ impl<E: Engine> Linear<E> {
         for column in (0..stride).step_by(STRIP) {
             // SAFETY: the strip's panels and `count` depths from `first` lie within the weight.
             unsafe {
-                let right = self
-                    .weight
-                    .as_ptr()
-                    .add((column * self.depths() + first * crate::engine::PANEL) * unit);
+                let right = Packed {
+                    data: self
+                        .weight
+                        .as_ptr()
+                        .add((column * self.depths() + first * PANEL) * unit),
+                    depths: self.depths(),
+                };
                 E::strip(
                     sums.as_mut_ptr().add(column),
                     stride,
                     rows,
-                    crate::engine::Packed {
+                    Packed {
                         data: left.as_ptr(),
                         depths: count,
                     },
-                    crate::engine::Packed {
-                        data: right,
-                        depths: self.depths(),
-                    },
+                    right,
                     0..count,
+                    right.next_strip::<E>(0),
                     inputs.start > 0,
                 );
             }

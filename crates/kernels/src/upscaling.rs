@@ -3,13 +3,13 @@
 //!
 //! A transposed convolution of kernel = stride = 2 is a product: each token becomes four. Two of them, with a norm and
 //! GELUs, make sixteen pixels of `dim / 8` channels of a token; a mask's logits are their products with the mask's weights.
+//! The four corners of a token go one after the other, and the four of each of them: what is between two products
+//! stays in the nearest cache.
 
 use crate::aligned::Scratch;
-use crate::engine::{Engine, STRIP, padded_rows, product};
+use crate::engine::{Ahead, Engine, STRIP, padded_rows, product};
 use crate::matrix::{Linear, Norm};
 use crate::vit::NormWeights;
-
-static NO_BIAS: [f32; STRIP] = [0.0; STRIP];
 
 /// Tokens that are worked on at once.
 const CHUNK: usize = 64;
@@ -35,27 +35,44 @@ pub struct UpscalingWeights<'a> {
 }
 
 pub(crate) struct Upscaling<E: Engine> {
-    conv1: Linear<E>,
+    conv1: UpConv<E>,
     norm: Norm,
-    conv2: Linear<E>,
+    conv2: UpConv<E>,
 }
 
-/// As a linear layer to `[2, 2, outputs]`.
-///
-/// # Safety
-/// The CPU has the engine's level.
-unsafe fn up_conv<E: Engine>(w: &UpConvWeights<'_>) -> Linear<E> {
-    let outputs = w.bias.len();
-    let inputs = w.weight.len() / (4 * outputs);
-    let weight: Vec<f32> = (0..4 * outputs)
-        .flat_map(|i| {
-            let (corner, output) = (i / outputs, i % outputs);
-            (0..inputs).map(move |input| w.weight[(input * outputs + output) * 4 + corner])
-        })
-        .collect();
-    let bias: Vec<f32> = w.bias.iter().copied().cycle().take(4 * outputs).collect();
-    // SAFETY: the caller promises the level.
-    unsafe { Linear::new(&weight, Some(&bias), 4 * outputs) }
+/// A transposed convolution as a linear layer to `[2, 2, padded]`.
+struct UpConv<E: Engine> {
+    linear: Linear<E>,
+    outputs: usize,
+    /// Outputs of a corner with zeros, whole strips.
+    padded: usize,
+}
+
+impl<E: Engine> UpConv<E> {
+    /// # Safety
+    /// The CPU has the engine's level.
+    unsafe fn new(w: &UpConvWeights<'_>) -> Self {
+        let outputs = w.bias.len();
+        let padded = outputs.next_multiple_of(STRIP);
+        let inputs = w.weight.len() / (4 * outputs);
+        let (mut weight, mut bias) = (vec![0.0; 4 * padded * inputs], vec![0.0; 4 * padded]);
+        for corner in 0..4 {
+            for output in 0..outputs {
+                let row = corner * padded + output;
+                bias[row] = w.bias[output];
+                for input in 0..inputs {
+                    weight[row * inputs + input] =
+                        w.weight[(input * outputs + output) * 4 + corner];
+                }
+            }
+        }
+        Self {
+            // SAFETY: the caller promises the level.
+            linear: unsafe { Linear::new(&weight, Some(&bias), 4 * padded) },
+            outputs,
+            padded,
+        }
+    }
 }
 
 impl<E: Engine> Upscaling<E> {
@@ -65,18 +82,18 @@ impl<E: Engine> Upscaling<E> {
         // SAFETY: the caller promises the level.
         unsafe {
             Self {
-                conv1: up_conv(&w.conv1),
+                conv1: UpConv::new(&w.conv1),
                 norm: Norm::new(w.norm),
-                conv2: up_conv(&w.conv2),
+                conv2: UpConv::new(&w.conv2),
             }
         }
     }
 
     /// Multiplications and additions for some masks of a prompt.
     pub(crate) fn flops(&self, [rows, columns]: [usize; 2], masks: usize) -> usize {
-        let convolutions =
-            self.conv1.inputs * self.conv1.outputs + 4 * self.conv2.inputs * self.conv2.outputs;
-        2 * rows * columns * (convolutions + 16 * masks * self.conv2.outputs / 4)
+        let (quarter, eighth) = (self.conv1.outputs, self.conv2.outputs);
+        let convolutions = 4 * self.conv1.linear.inputs * quarter + 16 * quarter * eighth;
+        2 * rows * columns * (convolutions + 16 * masks * eighth)
     }
 
     /// The logits of masks, `[4 rows, 4 columns]` each.
@@ -93,22 +110,21 @@ impl<E: Engine> Upscaling<E> {
         grid: [usize; 2],
         masks: &[Vec<f32>],
     ) -> Vec<Vec<f32>> {
-        let (k, [height, width]) = (E::KERNELS, grid);
-        let (dim, quarter, eighth) = (
-            self.conv1.inputs,
-            self.conv1.outputs / 4,
-            self.conv2.outputs / 4,
-        );
+        let ([height, width], [conv1, conv2]) = (grid, [&self.conv1, &self.conv2]);
+        let (dim, eighth) = (conv1.linear.inputs, conv2.outputs);
+        let depths = eighth.div_ceil(E::DEPTH);
+        let stride = masks.len().next_multiple_of(STRIP);
         let mut logits = vec![vec![0.0; 16 * height * width]; masks.len()];
         let mut right = Scratch::<E::Element>::take(E::right_len(eighth, masks.len()));
         let mut left = Scratch::<E::Element>::take(E::left_len(CHUNK, dim));
-        let mut once = Scratch::<f32>::take(CHUNK * 4 * quarter);
-        let mut left_once = Scratch::<E::Element>::take(E::left_len(4 * CHUNK, quarter));
-        let mut twice = Scratch::<f32>::take(16 * CHUNK * eighth);
-        let mut left_twice = Scratch::<E::Element>::take(E::left_len(16 * CHUNK, eighth));
-        let stride = masks.len().next_multiple_of(STRIP);
-        let mut values = Scratch::<f32>::take(padded_rows(16 * CHUNK) * stride);
-        // SAFETY: the caller promises the level; factors are packed here.
+        let mut once = Scratch::<f32>::take(padded_rows(CHUNK) * conv1.padded);
+        let mut left_once = Scratch::<E::Element>::take(E::left_len(CHUNK, conv1.outputs));
+        let mut twice = Scratch::<f32>::take(padded_rows(CHUNK) * STRIP);
+        let mut left_twice = Scratch::<E::Element>::take(E::left_len(CHUNK, eighth));
+        // Of the pixels in an upper or lower half of each token, `[left or right, corner in that]`.
+        let corner_len = padded_rows(CHUNK) * stride;
+        let mut values = Scratch::<f32>::take(8 * corner_len);
+        // SAFETY: the caller promises the level.
         unsafe {
             E::pack_columns(&mut right, eighth, masks.len(), |i| &masks[i]);
             for first in (0..height * width).step_by(CHUNK) {
@@ -116,54 +132,94 @@ impl<E: Engine> Upscaling<E> {
                 E::pack_left(&mut left, rows, dim, 0..dim, |r| {
                     &image[(first + r) * dim..][..dim]
                 });
-                self.conv1.strips(&left, rows, |column, sums| {
-                    let once = &mut once[column..rows * 4 * quarter];
-                    let count = STRIP.min(4 * quarter - column);
-                    (k.store_strip)(once, 4 * quarter, count, sums, &self.conv1.bias[column..]);
-                });
-                // `[rows, 2, 2, quarter]`: four times as many rows of a quarter of the channels.
-                self.norm
-                    .apply::<E>(&mut once[..4 * rows * quarter], quarter);
-                (k.gelu_plain)(&mut once[..4 * rows * quarter]);
-                E::pack_left(&mut left_once, 4 * rows, quarter, 0..quarter, |r| {
-                    &once[r * quarter..][..quarter]
-                });
-                self.conv2.strips(&left_once, 4 * rows, |column, sums| {
-                    let twice = &mut twice[column..16 * rows * eighth];
-                    let count = STRIP.min(4 * eighth - column);
-                    (k.gelu_strip)(sums, &self.conv2.bias[column..]);
-                    (k.store_strip)(twice, 4 * eighth, count, sums, &NO_BIAS);
-                });
-                let pixels = 16 * rows;
-                E::pack_left(&mut left_twice, pixels, eighth, 0..eighth, |r| {
-                    &twice[r * eighth..][..eighth]
-                });
-                let depths = eighth.div_ceil(E::DEPTH);
-                product::<E>(
-                    &mut values,
-                    stride,
-                    pixels,
-                    stride,
-                    &left_twice,
-                    &right,
-                    depths,
-                    0..depths,
-                    false,
-                );
-                // `[rows, 2, 2, 2, 2]`: token, then the corner in it, then the corner in that, rows before columns.
-                for (r, values) in values.chunks_exact(16 * stride).enumerate().take(rows) {
-                    let (y, x) = ((first + r) / width, (first + r) % width);
-                    for (corner, values) in values.chunks_exact(stride).enumerate() {
-                        let [y1, x1, y2, x2] =
-                            [corner >> 3, corner >> 2, corner >> 1, corner].map(|bits| bits & 1);
-                        let at = (4 * y + 2 * y1 + y2) * 4 * width + 4 * x + 2 * x1 + x2;
-                        for (logits, &value) in logits.iter_mut().zip(values) {
-                            logits[at] = value;
+                let next = (first + CHUNK).min(height * width) * dim;
+                let next = &image[next..image.len().min(next + CHUNK * dim)];
+                let mut ahead = Ahead::of(next.as_ptr(), next.len());
+                for corner in 0..4 {
+                    let start = corner * conv1.padded;
+                    let part = start..start + conv1.padded;
+                    conv1
+                        .linear
+                        .sums_of(&mut once, &left, rows, part, &mut ahead);
+                    E::pack_norm_gelu(
+                        &mut left_once,
+                        &mut once[..rows * conv1.padded],
+                        conv1.padded,
+                        &conv1.linear.bias[start..],
+                        &self.norm,
+                    );
+                    for inner in 0..4 {
+                        for depth in (0..eighth).step_by(STRIP) {
+                            let column = inner * conv2.padded + depth;
+                            let part = column..column + STRIP;
+                            conv2
+                                .linear
+                                .sums_of(&mut twice, &left_once, rows, part, &mut ahead);
+                            E::pack_gelu(
+                                &mut left_twice,
+                                rows,
+                                eighth,
+                                depth..eighth.min(depth + STRIP),
+                                &mut twice,
+                                &conv2.linear.bias[column..],
+                            );
+                        }
+                        product::<E>(
+                            &mut values[(corner % 2 * 4 + inner) * corner_len..],
+                            stride,
+                            rows,
+                            stride,
+                            &left_twice,
+                            &right,
+                            depths,
+                            0..depths,
+                            false,
+                        );
+                    }
+                    if corner % 2 == 1 {
+                        for inner in [0, 2] {
+                            let of = |i: usize| &values[i * corner_len..][..rows * stride];
+                            let four = [of(inner), of(inner + 1), of(4 + inner), of(5 + inner)];
+                            let line = corner / 2 * 2 + inner / 2;
+                            for (mask, logits) in logits.iter_mut().enumerate() {
+                                spread(
+                                    logits,
+                                    width,
+                                    line,
+                                    first,
+                                    stride,
+                                    four.map(|v| &v[mask..]),
+                                );
+                            }
                         }
                     }
                 }
             }
         }
         logits
+    }
+}
+
+/// Sets the four pixels on one of the four lines of each token from `first` on; `values` has the pixels' values, those of a
+/// token `stride` apart.
+fn spread(
+    logits: &mut [f32],
+    width: usize,
+    line: usize,
+    first: usize,
+    stride: usize,
+    values: [&[f32]; 4],
+) {
+    let [a, b, c, d] = values.map(|values| values.chunks(stride));
+    let mut tokens = a.zip(b).zip(c.zip(d));
+    let mut token = first;
+    while tokens.len() > 0 {
+        let (y, x) = (token / width, token % width);
+        let line = &mut logits[((4 * y + line) * width + x) * 4..][..4 * (width - x)];
+        // The shorter side first: it must not take a token that has no place.
+        for (pixels, ((a, b), (c, d))) in line.chunks_exact_mut(4).zip(&mut tokens) {
+            pixels.copy_from_slice(&[a[0], b[0], c[0], d[0]]);
+        }
+        token += width - x;
     }
 }

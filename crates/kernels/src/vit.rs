@@ -204,12 +204,9 @@ impl<E: Engine> Block<E> {
                     let part = start..hidden.min(start + HIDDEN);
                     self.lin1
                         .strips_of(&left, rows, part.clone(), |column, sums| {
-                            (k.gelu_strip)(sums, &self.lin1.bias[column..]);
                             let depth = column - start..part.end.min(column + STRIP) - start;
-                            let count = depth.len();
-                            E::pack_left(&mut made, rows, part.len(), depth, |r| {
-                                &sums[r * STRIP..][..count]
-                            });
+                            let bias = &self.lin1.bias[column..];
+                            E::pack_gelu(&mut made, rows, part.len(), depth, sums, bias);
                         });
                     self.lin2.add_part(&mut sums, &made, rows, part);
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::aligned::{Aligned, Scratch, Shared};
-use crate::engine::{Engine, STRIP, product};
+use crate::engine::{Ahead, Engine, STRIP, product_ahead};
 use crate::matrix::Norm;
 use crate::profile::{self, Part};
 use crate::rows::AnswerRows;
@@ -117,21 +117,27 @@ impl<E: Engine> Image<E> {
                     None => &w.final_attn,
                 };
                 gathered = self.ask(next_attention, &added::<E>(&queries, prompt_tokens), count);
-                for (prompt, gathered) in gathered.iter_mut().enumerate() {
-                    let image = &mut images[prompt * image_len..][..image_len];
-                    let inner = block.to_tokens.inner;
-                    let part = prompt * count * inner..(prompt + 1) * count * inner;
-                    let answer = self.answer(
-                        &block.to_tokens,
-                        &keys[part.clone()],
-                        &values[part],
-                        index == 0,
-                    );
-                    let rows = image_len / dim;
-                    let flops = 2 * rows * columns * (answer.channels + 3 * dim);
-                    let bytes = 3 * size_of_val(image);
+                // A few prompts at once: what they share of the image, its tokens or its positions, is brought near once for
+                // all of them.
+                let inner = count * block.to_tokens.inner;
+                let together = images
+                    .chunks_mut(E::PROMPTS * image_len)
+                    .zip(gathered.chunks_mut(E::PROMPTS))
+                    .zip(keys.chunks(E::PROMPTS * inner))
+                    .zip(values.chunks(E::PROMPTS * inner));
+                for (((images, gathered), keys), values) in together {
+                    let answers: Vec<_> = keys
+                        .chunks_exact(inner)
+                        .zip(values.chunks_exact(inner))
+                        .map(|(keys, values)| {
+                            self.answer(&block.to_tokens, keys, values, index == 0)
+                        })
+                        .collect();
+                    let rows = image_len / dim * answers.len();
+                    let flops = 2 * rows * columns * (answers[0].channels + 3 * dim);
+                    let bytes = 3 * size_of_val(images);
                     profile::count(Part::Transformer, flops, bytes, || {
-                        self.sweep(index == 0, block, &answer, gathered, image, &mut buffers);
+                        self.sweep(index == 0, block, &answers, gathered, images, &mut buffers);
                     });
                 }
             }
@@ -233,6 +239,7 @@ impl<E: Engine> Image<E> {
                             &self.values[chunk * right..][..right],
                             &mut buffers.scores,
                             &mut buffers.transposed,
+                            &mut Ahead::nothing(),
                         );
                     }
                 }
@@ -305,7 +312,7 @@ impl<E: Engine> Image<E> {
         }
     }
 
-    /// The image's tokens attend to a prompt's, are normed, and are attended to by `gathered`.
+    /// The image's tokens of each prompt attend to the prompt's, are normed, and are attended to by `gathered`.
     ///
     /// # Safety
     /// The CPU has the engine's level.
@@ -313,12 +320,50 @@ impl<E: Engine> Image<E> {
         &self,
         first: bool,
         block: &Block<E>,
-        answer: &Answer<E>,
-        gathered: &mut Gathered<E>,
-        image: &mut [f32],
+        answers: &[Answer<E>],
+        gathered: &mut [Gathered<E>],
+        images: &mut [f32],
         buffers: &mut Buffers<E>,
     ) {
+        let (image_len, size) = (self.image.len(), CHUNK * self.weights.dim);
+        for (chunk, start) in (0..image_len).step_by(size).enumerate() {
+            let part = start..image_len.min(start + size);
+            for (prompt, (answer, gathered)) in answers.iter().zip(&mut *gathered).enumerate() {
+                // The same chunk of the next prompt, or the next chunk of the first one.
+                let next = match prompt + 1 < answers.len() {
+                    true => (prompt + 1) * image_len + start,
+                    false => start + size,
+                };
+                let ahead = Ahead::of(images.as_ptr().wrapping_add(next), part.len());
+                let image = &mut images[prompt * image_len..][part.clone()];
+                // SAFETY: the caller promises the level.
+                unsafe {
+                    self.sweep_chunk(first, block, answer, gathered, chunk, image, buffers, ahead);
+                }
+            }
+        }
+    }
+
+    /// [`Image::sweep`] of a chunk of a prompt's image; meanwhile `ahead` is brought near.
+    ///
+    /// # Safety
+    /// The CPU has the engine's level.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn sweep_chunk(
+        &self,
+        first: bool,
+        block: &Block<E>,
+        answer: &Answer<E>,
+        gathered: &mut Gathered<E>,
+        chunk: usize,
+        image: &mut [f32],
+        buffers: &mut Buffers<E>,
+        mut ahead: Ahead,
+    ) {
         let (k, dim) = (E::KERNELS, self.weights.dim);
+        let part = chunk * CHUNK * dim..chunk * CHUNK * dim + image.len();
+        let rows = part.len() / dim;
+        let positions = &self.positions[part.clone()];
         let stride = answer.columns.next_multiple_of(STRIP);
         let width = dim.next_multiple_of(STRIP);
         let depths = answer.channels.div_ceil(E::DEPTH);
@@ -332,67 +377,80 @@ impl<E: Engine> Image<E> {
             left,
             right,
         } = buffers;
-        for chunk in 0..(self.image.len() / dim).div_ceil(CHUNK) {
-            let part = chunk * CHUNK * dim..self.image.len().min((chunk + 1) * CHUNK * dim);
-            let rows = part.len() / dim;
-            let image = &mut image[part.clone()];
-            let positions = &self.positions[part.clone()];
-            // SAFETY: the caller promises the level; buffers are made for chunks.
-            unsafe {
-                let asking = if first {
-                    &self.queries[chunk * queries_len..][..queries_len]
-                } else {
-                    (k.sum)(&mut positioned[..rows * dim], image, positions);
-                    E::pack_left(left, rows, dim, 0..dim, |r| &positioned[r * dim..][..dim]);
-                    &left[..]
-                };
-                product::<E>(
-                    scores,
-                    stride,
-                    rows,
-                    stride,
-                    asking,
-                    &answer.keys,
-                    depths,
-                    0..depths,
-                    false,
-                );
-                (k.group_softmax)(
-                    &mut scores[..rows * stride],
-                    &answer.bias,
-                    self.weights.heads,
-                );
-                E::pack_left(weights, rows, answer.columns, 0..answer.columns, |r| {
-                    &scores[r * stride..][..answer.columns]
-                });
-                let depths = answer.columns.div_ceil(E::DEPTH);
-                product::<E>(
-                    answers,
-                    width,
-                    rows,
-                    width,
-                    weights,
-                    &answer.values,
-                    depths,
-                    0..depths,
-                    false,
-                );
+        // Rows that are packed while they are near, and what they take of a packed factor.
+        let near = E::NEAR_ROWS.min(CHUNK);
+        let near_len = match near {
+            CHUNK => left.len(),
+            rows => rows * dim.next_multiple_of(E::DEPTH) * E::TERMS,
+        };
+        // SAFETY: the caller promises the level; buffers are made for chunks.
+        unsafe {
+            let asking = if first {
+                &self.queries[chunk * queries_len..][..queries_len]
+            } else {
+                let parts = image.chunks(near * dim).zip(positions.chunks(near * dim));
+                for ((image, positions), left) in parts.zip(left.chunks_mut(near_len)) {
+                    (k.sum)(&mut positioned[..image.len()], image, positions);
+                    E::pack_left(left, image.len() / dim, dim, 0..dim, |r| {
+                        &positioned[r * dim..][..dim]
+                    });
+                }
+                &left[..]
+            };
+            product_ahead::<E>(
+                scores,
+                stride,
+                rows,
+                stride,
+                asking,
+                &answer.keys,
+                depths,
+                0..depths,
+                false,
+                &mut ahead,
+            );
+            (k.group_softmax)(
+                &mut scores[..rows * stride],
+                &answer.bias,
+                self.weights.heads,
+            );
+            E::pack_left(weights, rows, answer.columns, 0..answer.columns, |r| {
+                &scores[r * stride..][..answer.columns]
+            });
+            let depths = answer.columns.div_ceil(E::DEPTH);
+            product_ahead::<E>(
+                answers,
+                width,
+                rows,
+                width,
+                weights,
+                &answer.values,
+                depths,
+                0..depths,
+                false,
+                &mut ahead,
+            );
+            for (start, left) in (0..rows).step_by(near).zip(left.chunks_mut(near_len)) {
+                let count = near.min(rows - start);
+                let here = start * dim..(start + count) * dim;
                 let normed = AnswerRows {
-                    answers,
+                    answers: &answers[start * width..],
                     stride: width,
                     bias: &block.to_tokens.out_bias,
                     gamma: &block.norm4.gamma,
                     beta: &block.norm4.beta,
                     epsilon: block.norm4.epsilon,
-                    positions,
+                    positions: &positions[here.clone()],
                 };
                 // In the first block from the image that all prompts share.
-                let shared = first.then(|| &self.image[part]);
-                (k.answer_rows)(image, positioned, shared, &normed);
-                E::pack_left(left, rows, dim, 0..dim, |r| &positioned[r * dim..][..dim]);
-                E::pack_rows(right, rows, 0..rows, dim, |r| &image[r * dim..][..dim]);
-                gathered.take(rows, left, right, scores, transposed);
+                let shared = first.then(|| &self.image[part.clone()][here.clone()]);
+                (k.answer_rows)(&mut image[here], positioned, shared, &normed);
+                E::pack_left(left, count, dim, 0..dim, |r| &positioned[r * dim..][..dim]);
+                E::pack_rows(right, rows, start..start + count, dim, |r| {
+                    &image[r * dim..][..dim]
+                });
             }
+            gathered.take(rows, left, right, scores, transposed, &mut ahead);
         }
     }
 

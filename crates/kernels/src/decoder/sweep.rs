@@ -1,7 +1,7 @@
 //! What a prompt takes along while the image's tokens go by, a chunk at a time.
 
 use crate::aligned::Scratch;
-use crate::engine::{Engine, STRIP, padded_rows, product};
+use crate::engine::{Ahead, Engine, STRIP, padded_rows, product_ahead};
 
 use super::CHUNK;
 
@@ -48,7 +48,7 @@ impl<E: Engine> Gathered<E> {
         }
     }
 
-    /// Takes a chunk of the image: keys as a left factor, values as a right one.
+    /// Takes a chunk of the image: keys as a left factor, values as a right one. Meanwhile `ahead` is brought near.
     ///
     /// # Safety
     /// The CPU has the engine's level; factors have `rows` rows and this attention's channels.
@@ -59,13 +59,14 @@ impl<E: Engine> Gathered<E> {
         values: &[E::Element],
         scores: &mut [f32],
         weights: &mut [E::Element],
+        ahead: &mut Ahead,
     ) {
         let stride = self.columns.next_multiple_of(STRIP);
         let width = self.value_channels.next_multiple_of(STRIP);
         let depths = self.channels.div_ceil(E::DEPTH);
         // SAFETY: as the caller promises.
         unsafe {
-            product::<E>(
+            product_ahead::<E>(
                 scores,
                 stride,
                 rows,
@@ -75,6 +76,7 @@ impl<E: Engine> Gathered<E> {
                 depths,
                 0..depths,
                 false,
+                ahead,
             );
             (E::KERNELS.columns_softmax)(
                 &mut scores[..rows * stride],
@@ -96,7 +98,7 @@ impl<E: Engine> Gathered<E> {
             }
             E::pack_transposed(weights, scores, stride, rows, self.columns);
             let depths = rows.div_ceil(E::DEPTH);
-            product::<E>(
+            product_ahead::<E>(
                 &mut self.sums,
                 width,
                 self.columns,
@@ -106,6 +108,7 @@ impl<E: Engine> Gathered<E> {
                 depths,
                 0..depths,
                 !self.empty,
+                ahead,
             );
         }
         self.empty = false;
