@@ -255,7 +255,7 @@ impl ModuleMapper for Assign<'_> {
         match self.slots.get(&param.id) {
             None => param.set_require_grad(false),
             Some(&Slot { offset, count }) => param.map(|old| {
-                let part = self.weights.clone().slice([offset..offset + count]);
+                let part = self.weights.clone().narrow(0, offset, count);
                 part.reshape(old.dims()).autodiff().require_grad()
             }),
         }

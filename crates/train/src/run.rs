@@ -285,14 +285,13 @@ impl Run<'_> {
             since.add(&report);
             self.position.seconds = before + begun.elapsed().as_secs_f64();
             let step = self.position.step;
-            if step % self.place.train.log_steps.max(1) == 0 || step == steps {
+            if step.is_multiple_of(self.place.train.log_steps.max(1)) || step == steps {
                 observer.stepped(&since.row(&self.position, self.pipeline))?;
                 since = Means::default();
             }
-            let due = self
-                .validation
-                .as_ref()
-                .is_some_and(|(settings, _)| step % settings.every_steps == 0 || step == steps);
+            let due = self.validation.as_ref().is_some_and(|(settings, _)| {
+                step.is_multiple_of(settings.every_steps) || step == steps
+            });
             if due {
                 self.validate(observer)?;
             }

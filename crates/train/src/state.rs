@@ -30,6 +30,9 @@ pub struct Position {
     pub best: Option<(f64, u32)>,
 }
 
+/// What a state file holds: where the run stood, and weights and moments as rows of the optimiser's layout.
+pub(crate) type Saved = (Position, [Vec<f32>; 3]);
+
 /// Writes the state; the previous one stands until this one is whole on disk.
 ///
 /// # Errors
@@ -68,10 +71,7 @@ pub(crate) fn save(
 ///
 /// # Errors
 /// [`TrainError::State`] for a damaged file, or one of another model.
-pub(crate) fn load(
-    path: &Path,
-    numbers: usize,
-) -> Result<Option<(Position, [Vec<f32>; 3])>, TrainError> {
+pub(crate) fn load(path: &Path, numbers: usize) -> Result<Option<Saved>, TrainError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
