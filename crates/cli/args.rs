@@ -105,7 +105,7 @@ pub(crate) struct TrainArguments {
 pub(crate) struct EvalArguments {
     /// A SAM checkpoint, .pth or .safetensors.
     pub checkpoint: PathBuf,
-    /// The training file whose [validation] says on what.
+    /// The training file whose validation section says on what.
     #[arg(long, value_name = "FILE")]
     pub pipeline: PathBuf,
     #[command(flatten)]

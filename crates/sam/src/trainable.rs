@@ -86,6 +86,17 @@ impl TrainableSam {
         }
     }
 
+    /// The same model of other networks, whose parameters have the same ids.
+    pub fn with_networks(&self, networks: TrainableNetworks) -> Self {
+        Self {
+            architecture: self.architecture.clone(),
+            networks,
+            keys: self.keys.clone(),
+            dense_positions: self.dense_positions.clone(),
+            device: self.device.clone(),
+        }
+    }
+
     /// Its sizes.
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
@@ -274,6 +285,36 @@ mod tests {
             .fold(0.0_f32, |max, v| max.max(v.abs()));
         for (a, b) in trained.iter().zip(&jobs.low_res_logits) {
             assert!((a - b).abs() <= 1e-4 * scale, "{a} {b}");
+        }
+    }
+
+    /// What is loaded is saved under the same keys, in the same shapes and with the same values: whoever reads the
+    /// original, segment-anything above all, reads the copy.
+    #[test]
+    fn a_loaded_checkpoint_is_saved_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("copy.safetensors");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        for name in [
+            "models/sam-seeded-tiny.safetensors",
+            "tests/reference/fixtures/sam-seeded-compact.pth",
+            "tests/reference/fixtures/sam-seeded-stretched.safetensors",
+        ] {
+            let original = Checkpoint::open(&root.join(name)).unwrap();
+            let model = TrainableSam::load(original.path(), &Device::flex()).unwrap();
+            model.save(&copy, StoredAs::F32, BTreeMap::new()).unwrap();
+            let saved = Checkpoint::open(&copy).unwrap();
+            let shapes = |checkpoint: &Checkpoint| -> BTreeMap<String, Vec<usize>> {
+                let shapes = checkpoint.shapes();
+                shapes
+                    .map(|(key, shape)| (key.to_owned(), shape.to_vec()))
+                    .collect()
+            };
+            assert_eq!(shapes(&saved), shapes(&original), "{name}");
+            for key in shapes(&original).keys() {
+                let values = |checkpoint: &Checkpoint| checkpoint.read(key).unwrap().unwrap();
+                assert!(values(&saved) == values(&original), "{name}: {key}");
+            }
         }
     }
 

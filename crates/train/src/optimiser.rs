@@ -190,12 +190,20 @@ impl Optimiser {
         self.layout.length
     }
 
+    /// The model with leaves of its own in autodiff's graph: gradients of copies can be computed at the same time.
+    pub fn copy_of(&self, sam: &TrainableSam) -> TrainableSam {
+        sam.with_networks(self.assigned(&sam.networks))
+    }
+
     fn assign(&mut self, sam: &mut TrainableSam) {
-        let mut assign = Assign {
+        sam.networks = self.assigned(&sam.networks);
+    }
+
+    fn assigned(&self, networks: &TrainableNetworks) -> TrainableNetworks {
+        networks.clone().map(&mut Assign {
             weights: &self.state.weights,
             slots: &self.layout.slots,
-        };
-        sam.networks = sam.networks.clone().map(&mut assign);
+        })
     }
 }
 

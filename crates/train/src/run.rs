@@ -22,6 +22,7 @@ use maskmill_job::{
 };
 use maskmill_sam::{Architecture, Precision, Sam, TrainableSam};
 use maskmill_weights::{StoredAs, all_to_host, to_host, write_whole};
+use rayon::prelude::*;
 
 use crate::data::{Data, Drawn, mixed, sampler, unchanged};
 use crate::error::TrainError;
@@ -258,6 +259,9 @@ struct Run<'r> {
     validation: Option<(&'r Validation, Data)>,
 }
 
+/// Keeps what prompts draw apart from what images do.
+const PROMPTS: u64 = 0x70_72_6f_6d_70_74_73;
+
 /// Loss, focal, dice, IoU.
 const PARTS: usize = 4;
 
@@ -308,17 +312,19 @@ impl Run<'_> {
     }
 
     /// One step: batches until enough gradients are gathered, then AdamW.
+    ///
+    /// On the CPU the batches of a step are computed at the same time, each by a copy of the networks: Burn's elementwise
+    /// operations there take one core. What is added up, and in which order, does not depend on the number of cores.
     fn step(
         &mut self,
         batches: &mut dyn Iterator<Item = Result<Vec<Drawn>, TrainError>>,
         observer: &mut dyn Observer,
     ) -> Result<StepMeans, TrainError> {
         let settings = &self.pipeline.optimiser;
-        let mut row: Option<Tensor<1>> = None;
-        let mut parts: Option<Tensor<1>> = None;
         let mut means = StepMeans::default();
         let mut keys = Vec::new();
-        for _ in 0..settings.accumulate {
+        let mut asked = Vec::with_capacity(settings.accumulate as usize);
+        for index in 0..settings.accumulate {
             let drawn = batches.next().expect("a batch for each step")?;
             for one in &drawn {
                 keys.push(one.image.key.clone());
@@ -328,44 +334,20 @@ impl Run<'_> {
                 }
             }
             means.images += drawn.len() as u64;
-            let places: Vec<_> = drawn.iter().map(|one| one.place).collect();
-            let architecture = self.sam.architecture();
-            let sides = [architecture.image_size, architecture.low_res_side()];
-            let images = drawn.into_iter().map(|one| one.image).collect();
-            let number = u64::from(self.position.step) * u64::from(settings.accumulate);
-            let seed = mixed(
-                self.pipeline.seed ^ 0x70_72_6f_6d_70_74,
-                number + means.batches,
-            );
-            means.batches += 1;
-            let batch = Batch::draw(images, &self.pipeline.prompts, sides, seed);
-            let embeddings = match &mut self.encoder {
-                Some(encoder) => encoder.embed(&batch, &places, self.sam.device()),
-                None => batch.encode(&self.sam),
-            };
-            let loss = batch.loss(
-                &self.sam,
-                embeddings,
-                &self.pipeline.prompts,
-                &self.pipeline.loss,
-            );
-            let [focal, dice, iou] = loss.parts;
-            let these = Tensor::cat(vec![loss.total.clone(), focal, dice, iou], 0);
-            let these = these.without_autodiff();
-            let gradients = loss.total.backward();
-            let gathered = self.optimiser.gathered(&self.sam.networks, gradients);
-            row = Some(match row {
-                None => gathered,
-                Some(row) => row + gathered,
-            });
-            parts = Some(match parts {
-                None => these,
-                Some(parts) => parts + these,
-            });
+            asked.push(self.ask(drawn, index));
         }
+        let each = |(batch, embeddings)| self.gradients(batch, embeddings);
+        let gathered: Vec<[Tensor<1>; 2]> = match *self.place.device == Device::flex() {
+            true => asked.into_par_iter().map(each).collect(),
+            false => asked.into_iter().map(each).collect(),
+        };
         let scale = 1.0 / f64::from(settings.accumulate);
-        let row = row.expect("at least one batch").mul_scalar(scale);
-        let parts = parts.expect("at least one batch").mul_scalar(scale);
+        let sums = gathered
+            .into_iter()
+            .reduce(|[row, parts], [more_row, more_parts]| [row + more_row, parts + more_parts]);
+        let [row, parts] = sums
+            .expect("at least one batch")
+            .map(|sum| sum.mul_scalar(scale));
         let norm = row.clone().square().sum().sqrt();
         let read = to_host(Tensor::cat(vec![parts, norm], 0));
         let step = self.position.step + 1;
@@ -393,6 +375,35 @@ impl Run<'_> {
         self.position.images += means.images;
         means.values = [read[0], read[1], read[2], read[3], read[PARTS]].map(f64::from);
         Ok(means)
+    }
+
+    /// Draws the prompts of the batch of a number within the step; with embeddings where the encoder is frozen.
+    fn ask(&mut self, drawn: Vec<Drawn>, index: u32) -> (Batch, Option<Tensor<4>>) {
+        let places: Vec<_> = drawn.iter().map(|one| one.place).collect();
+        let architecture = self.sam.architecture();
+        let sides = [architecture.image_size, architecture.low_res_side()];
+        let images = drawn.into_iter().map(|one| one.image).collect();
+        let accumulate = u64::from(self.pipeline.optimiser.accumulate);
+        let number = u64::from(self.position.step) * accumulate + u64::from(index);
+        let seed = mixed(self.pipeline.seed ^ PROMPTS, number);
+        let batch = Batch::draw(images, &self.pipeline.prompts, sides, seed);
+        let device = self.sam.device();
+        let encoder = self.encoder.as_mut();
+        let embeddings = encoder.map(|encoder| encoder.embed(&batch, &places, device));
+        (batch, embeddings)
+    }
+
+    /// The gradients of a batch as a row, and its loss and parts.
+    fn gradients(&self, batch: Batch, embeddings: Option<Tensor<4>>) -> [Tensor<1>; 2] {
+        let sam = self.optimiser.copy_of(&self.sam);
+        let embeddings = embeddings.unwrap_or_else(|| batch.encode(&sam));
+        let (prompts, losses) = (&self.pipeline.prompts, &self.pipeline.loss);
+        let loss = batch.loss(&sam, embeddings, prompts, losses);
+        let [focal, dice, iou] = loss.parts;
+        let parts = Tensor::cat(vec![loss.total.clone(), focal, dice, iou], 0);
+        let gradients = loss.total.backward();
+        let row = self.optimiser.gathered(&sam.networks, gradients);
+        [row, parts.without_autodiff()]
     }
 
     fn validate(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
@@ -453,7 +464,6 @@ impl Run<'_> {
 #[derive(Default)]
 struct StepMeans {
     images: u64,
-    batches: u64,
     skipped: u64,
     /// Loss, focal, dice, IoU, norm.
     values: [f64; PARTS + 1],
