@@ -450,12 +450,9 @@ impl Run<'_> {
             ExportPrecision::F16 => StoredAs::F16,
         };
         let metadata = BTreeMap::from([
-            ("maskmill.name".to_owned(), self.pipeline.name.clone()),
-            ("maskmill.step".to_owned(), self.position.step.to_string()),
-            (
-                "maskmill.images".to_owned(),
-                self.position.images.to_string(),
-            ),
+            ("name".to_owned(), self.pipeline.name.clone()),
+            ("step".to_owned(), self.position.step.to_string()),
+            ("images".to_owned(), self.position.images.to_string()),
         ]);
         Ok(self.sam.save(path, stored_as, metadata)?)
     }

@@ -35,9 +35,9 @@ iou_head_dim = 32
 kind = "scenes"
 seed = 1
 count = 50
-width = [50, 80]
-height = 64
-objects = [2, 4]
+width = [90, 120]
+height = 100
+objects = [3, 6]
 
 [prompts]
 masks_per_image = 3
@@ -59,9 +59,9 @@ masks_per_image = 2
 kind = "scenes"
 seed = 2
 count = 10
-width = 64
-height = 48
-objects = [2, 3]
+width = 120
+height = 96
+objects = [3, 6]
 "#;
 
 fn pipeline(overrides: &[&str]) -> TrainingPipeline {

@@ -1,6 +1,6 @@
 //! Modules back to a checkpoint: which parameter stands under which key, and how the file lays it out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -106,7 +106,8 @@ impl KeyMap {
     /// its name, or not at all: a crash or a full disk leaves the previous one.
     ///
     /// `values` gives each tensor's values in the file's order (see [`Placement::in_file_order`]); `metadata` is kept in
-    /// the file's header.
+    /// the file's header, as a JSON object under the key `maskmill`: the header's own entries have no order, and the same
+    /// weights would not always be the same bytes.
     ///
     /// # Errors
     /// [`SaveError`].
@@ -140,7 +141,8 @@ impl KeyMap {
             let view = TensorView::new(dtype, p.shape.clone(), bytes);
             (p.key.as_str(), view.expect("a value for each element"))
         });
-        let metadata = metadata.into_iter().collect();
+        let metadata = serde_json::to_string(&metadata).expect("plain text");
+        let metadata = HashMap::from([("maskmill".to_owned(), metadata)]);
         let file = serialize(tensors, Some(metadata)).expect("views of consistent sizes");
         write_whole(path, &file).map_err(|source| SaveError::Io {
             path: path.to_owned(),
