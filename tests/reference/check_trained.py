@@ -81,8 +81,8 @@ def ours(maskmill: Path, checkpoint: Path, image: Path, prompt: list[str], folde
     out = folder / "answer"
     command = [maskmill, "predict", image, "--checkpoint", checkpoint, "--out", out, *prompt]
     subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-    annotations = json.loads((folder / "answer.masks.json").read_text())["annotations"]
-    return [pycocotools.mask.decode(a["segmentation"]).astype(bool) for a in annotations]
+    [answer] = json.loads((folder / "answer.masks.json").read_text())["prompts"]
+    return [pycocotools.mask.decode(mask["segmentation"]).astype(bool) for mask in answer["masks"]]
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def main() -> None:
         for option, numbers in prompts:
             numbers = numbers.round()
             given = {"point_coords": numbers[None], "point_labels": np.ones(1)} if option == "--point" else {"box": numbers}
-            wanted, scores, _ = predictor.predict(**given, multimask_output=option == "--point")
+            wanted, scores, _ = predictor.predict(**given, multimask_output=True)
             text = ",".join(str(int(v)) for v in numbers)
             found = ours(arguments.maskmill, arguments.checkpoint, arguments.image, [option, text], Path(folder))
             assert len(found) >= 1, (option, text)
