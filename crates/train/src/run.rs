@@ -21,7 +21,7 @@ use maskmill_job::{
     TrainingRecord, Validation,
 };
 use maskmill_sam::{Architecture, Precision, Sam, TrainableSam};
-use maskmill_weights::{StoredAs, all_to_host, to_host, write_whole};
+use maskmill_weights::{StoredAs, to_host, write_whole};
 use rayon::prelude::*;
 
 use crate::data::{Data, Drawn, mixed, sampler, unchanged};
@@ -277,9 +277,10 @@ impl Run<'_> {
             .place
             .steps_at_most
             .map_or(steps, |n| steps.min(self.position.step.saturating_add(n)));
-        let mut begun = Instant::now();
+        let begun = Instant::now();
         let before = self.position.seconds;
         let mut saved = Instant::now();
+        let mut saved_step = None;
         let mut since = Means::default();
         while self.position.step < at_most {
             if self.place.stop.load(Ordering::Relaxed) {
@@ -303,11 +304,12 @@ impl Run<'_> {
             if due || minutes >= self.place.train.checkpoint_minutes {
                 self.save()?;
                 saved = Instant::now();
+                saved_step = Some(step);
             }
         }
-        begun = Instant::now();
-        self.save()?;
-        tracing::debug!(seconds = begun.elapsed().as_secs_f64(), "saved");
+        if saved_step != Some(self.position.step) {
+            self.save()?;
+        }
         Ok(self.position.step == steps)
     }
 
@@ -561,9 +563,7 @@ impl FrozenEncoder {
                 Some(kept) => values.extend_from_slice(kept),
                 None => {
                     let embedding = self.sam.encode_resized(image);
-                    let [made]: [Vec<f32>; 1] = all_to_host(vec![embedding])
-                        .try_into()
-                        .expect("one tensor was read");
+                    let made = to_host(embedding);
                     values.extend_from_slice(&made);
                     if self.kept.len() < self.room {
                         self.kept.insert(*place, made);

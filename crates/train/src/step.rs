@@ -9,7 +9,7 @@ use maskmill_job::{LossSettings, TrainingPrompts};
 use maskmill_masks::{Bitmap, ImageSize};
 use maskmill_pixels::RgbImage;
 use maskmill_sam::{PointLabel, PromptPoints, TrainableSam};
-use maskmill_weights::all_to_host;
+use maskmill_weights::to_host;
 
 use crate::clicks::{noisy_box, random_error, random_inside};
 use crate::losses::{RoundLoss, RoundTargets, round_loss};
@@ -263,9 +263,7 @@ impl Batch {
     ) -> Tensor<2> {
         let [prompts, tokens, pixels] = logits.dims();
         let predicted = predicted_iou.clone().without_autodiff();
-        let [predicted]: [Vec<f32>; 1] = all_to_host(vec![predicted])
-            .try_into()
-            .expect("one tensor was read");
+        let predicted = to_host(predicted);
         let chosen = predicted
             .chunks_exact(tokens)
             .zip(allowed.chunks_exact(tokens))
@@ -275,9 +273,7 @@ impl Batch {
         let inner = logits.clone().without_autodiff();
         let chosen = Tensor::<1, Int>::from_data(chosen, &inner.device());
         let answers = inner.reshape([prompts * tokens, pixels]).select(0, chosen);
-        let [values]: [Vec<f32>; 1] = all_to_host(vec![answers.clone()])
-            .try_into()
-            .expect("one tensor was read");
+        let values = to_host(answers.clone());
         let (side, stride) = (self.side, self.stride);
         for (asked, answer) in self.asked.iter_mut().zip(values.chunks_exact(pixels)) {
             let drawn = match &mut asked.later {
