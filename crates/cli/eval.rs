@@ -81,6 +81,17 @@ fn print(report: &Report) {
         "predicted and true IoU, Pearson   {:.3}",
         report.iou_correlation
     );
+    for (i, class) in report.by_area.iter().enumerate() {
+        let up_to = report.by_area.get(i + 1).map_or(1.0, |next| next.from);
+        println!(
+            "{:>5.2} % to {:>6.2} % of the image: {:>5} masks, 1 click best {:.3}, box {:.3}",
+            100.0 * class.from,
+            100.0 * up_to,
+            class.masks,
+            class.miou_1_click_best,
+            class.miou_box
+        );
+    }
     if let Some(found) = &report.automatic {
         println!(
             "Automatic masks find {} of {} objects that cover more than {:.0} % of their image, at an IoU of {FOUND_IOU}: \

@@ -85,6 +85,12 @@ pub enum Problem {
         /// How many masks have no pixel.
         empty: usize,
     },
+    /// Every mask is smaller than what was asked for.
+    #[error("has no mask of at least {} % of its image; leave the example out, or ask for smaller ones", least * 100.0)]
+    SmallMasks {
+        /// The least part of the image.
+        least: f64,
+    },
     /// The image lies inside a tar or a table.
     #[error(
         "holds the image among others, which is not read for training: unpack it, so that the image is {}, and give \
@@ -103,7 +109,7 @@ pub enum Problem {
 
 impl Problem {
     /// A stable code to count by: `unreadable`, `bad_image`, `bad_json`, `bad_name`, `image_size`, `bad_mask`,
-    /// `mask_size`, `no_masks`, `packed` or `bad_table`.
+    /// `mask_size`, `no_masks`, `small_masks`, `packed` or `bad_table`.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unreadable(_) => "unreadable",
@@ -117,6 +123,7 @@ impl Problem {
             } => "mask_size",
             Self::Mask { .. } => "bad_mask",
             Self::NoMasks { .. } => "no_masks",
+            Self::SmallMasks { .. } => "small_masks",
             Self::Packed { .. } => "packed",
             Self::Table(_) => "bad_table",
         }

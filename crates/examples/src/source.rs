@@ -8,7 +8,7 @@ use crate::coco::CocoDataset;
 use crate::output::MaskOutput;
 use crate::sa1b::Sa1bFolder;
 use crate::scenes::Scenes;
-use crate::{Example, ExampleError, OpenError};
+use crate::{Example, ExampleError, OpenError, Problem};
 
 /// Examples by their index. Opened once and shared by threads; an example is read and decoded when it is asked for.
 #[derive(Debug)]
@@ -95,11 +95,48 @@ impl Source {
             Self::Scenes(source) => source.example(index),
         }
     }
+
+    /// [`example`](Self::example) without the masks that cover less than the part `least` of the image.
+    ///
+    /// # Errors
+    /// As [`example`](Self::example), and [`Problem::SmallMasks`] if no mask is left.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn example_of_masks_from(&self, index: usize, least: f64) -> Result<Example, ExampleError> {
+        let mut example = self.example(index)?;
+        let size = example.image.size();
+        let least_px = least * f64::from(size.width) * f64::from(size.height);
+        example.masks.retain(|mask| mask.area() as f64 >= least_px);
+        match example.masks.is_empty() {
+            true => Err(ExampleError {
+                file: (&example.key).into(),
+                key: example.key,
+                problem: Problem::SmallMasks { least },
+            }),
+            false => Ok(example),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_masks_are_left_out_and_said_where_none_remains() {
+        let source = Source::scenes(SceneOptions::default(), 5, 3).unwrap();
+        let all = source.example(0).unwrap();
+        let pixels = 512.0 * 512.0;
+        let least = all.masks.iter().map(|mask| mask.area()).max().unwrap() as f64 / pixels;
+        let some = source.example_of_masks_from(0, least).unwrap();
+        assert_eq!(some.masks.len(), 1);
+        assert!(all.masks.len() > 1 && all.masks.contains(&some.masks[0]));
+        let none = source.example_of_masks_from(0, least + 1.0 / pixels);
+        let error = none.unwrap_err();
+        assert_eq!(error.problem.reason(), "small_masks");
+        assert!(error.to_string().contains("scenes/5/00000000"), "{error}");
+    }
 
     #[test]
     fn sources_are_shared_by_threads() {

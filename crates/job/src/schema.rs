@@ -246,6 +246,7 @@ pub(crate) const TRAINING_DATA: TableKeys = TableKeys {
     keys: &[
         "kind",
         "weight",
+        "min_area",
         "seed",
         "count",
         "width",

@@ -18,9 +18,23 @@ use crate::step::TrainingImage;
 /// Examples in a row that may be unusable before the data counts as wrong.
 const TRIES: usize = 50;
 
-/// The sources of a training file, and how likely each is drawn from.
+/// The sources of a training file.
 pub struct Data {
-    sources: Vec<(Source, f64)>,
+    sources: Vec<Weighted>,
+}
+
+struct Weighted {
+    source: Source,
+    /// How likely it is drawn from.
+    weight: f64,
+    /// The least part of an image that a mask covers.
+    min_area: f64,
+}
+
+impl Weighted {
+    fn example(&self, index: usize) -> Result<Example, ExampleError> {
+        self.source.example_of_masks_from(index, self.min_area)
+    }
 }
 
 /// An image in the model's frame, and where it comes from.
@@ -41,7 +55,11 @@ impl Data {
     pub fn open(data: &[job::TrainingData], setting: &str) -> Result<Self, TrainError> {
         let sources = data.iter().enumerate().map(|(i, data)| {
             let setting = format!("{setting}[{i}]");
-            Ok((open(&data.kind, setting)?, data.weight))
+            Ok(Weighted {
+                source: open(&data.kind, setting)?,
+                weight: data.weight,
+                min_area: data.min_area,
+            })
         });
         Ok(Self {
             sources: sources.collect::<Result<_, TrainError>>()?,
@@ -54,26 +72,27 @@ impl Data {
         &self,
         count: usize,
     ) -> impl Iterator<Item = Result<Example, ExampleError>> + Send + '_ {
-        let total: f64 = self.sources.iter().map(|(_, weight)| weight).sum();
+        let total: f64 = self.sources.iter().map(|from| from.weight).sum();
         // Of each source at an even distance.
-        let shares = self.sources.iter().flat_map(move |(source, weight)| {
-            let share = (count as f64 * weight / total).round() as usize;
-            let share = share.clamp(1, source.len());
-            (0..share).map(move |i| source.example(i * source.len() / share))
+        let shares = self.sources.iter().flat_map(move |from| {
+            let share = (count as f64 * from.weight / total).round() as usize;
+            let examples = from.source.len();
+            let share = share.clamp(1, examples);
+            (0..share).map(move |i| from.example(i * examples / share))
         });
         shares.take(count.max(self.sources.len()))
     }
 
     fn draw(&self, rng: &mut Rng) -> (usize, usize) {
-        let total: f64 = self.sources.iter().map(|(_, weight)| weight).sum();
+        let total: f64 = self.sources.iter().map(|from| from.weight).sum();
         let mut at = rng.f64() * total;
         let last = self.sources.len() - 1;
-        let source = self.sources.iter().position(|(_, weight)| {
-            at -= weight;
+        let source = self.sources.iter().position(|from| {
+            at -= from.weight;
             at < 0.0
         });
         let source = source.unwrap_or(last);
-        (source, rng.usize(0..self.sources[source].0.len()))
+        (source, rng.usize(0..self.sources[source].source.len()))
     }
 
     /// The image of a number: a function of the data, the options and the number. Examples that cannot be used, and those
@@ -86,7 +105,7 @@ impl Data {
         let mut skipped = Vec::new();
         for _ in 0..TRIES {
             let place = self.draw(&mut rng);
-            match self.sources[place.0].0.example(place.1) {
+            match self.sources[place.0].example(place.1) {
                 Err(error) => skipped.push(error.to_string()),
                 Ok(example) => {
                     let sample = sampler.sample(&example, rng.u64(..));

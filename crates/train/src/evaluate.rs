@@ -20,6 +20,8 @@ const REPORTED: [usize; 3] = [1, 3, 5];
 pub const FOUND_IOU: f64 = 0.75;
 /// The least part of an image that an object covers whose finding is counted.
 pub const COUNTED_PART: f64 = 0.01;
+/// Classes of masks by the part of their image that they cover, from the smallest: the least of each.
+pub const AREA_CLASSES: [f64; 5] = [0.0, 0.0025, 0.01, 0.03, 0.1];
 
 /// What is evaluated.
 #[derive(Clone, Debug)]
@@ -51,10 +53,26 @@ pub struct Report {
     pub miou_5_clicks: f64,
     /// The mask's box.
     pub miou_box: f64,
+    /// mIoU by the part of its image that a mask covers.
+    pub by_area: Vec<AreaReport>,
     /// Pearson's correlation of predicted and true IoU, of the masks of one click and of boxes.
     pub iou_correlation: f64,
     /// Automatic generation.
     pub automatic: Option<AutomaticReport>,
+}
+
+/// Masks of similar size. The part of its image that a mask covers is at least that of its class, and below that of the
+/// next one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AreaReport {
+    /// The least part of an image.
+    pub from: f64,
+    /// Masks asked for.
+    pub masks: usize,
+    /// One click, the best of the masks of the multi-mask output; 0 without masks.
+    pub miou_1_click_best: f64,
+    /// The mask's box; 0 without masks.
+    pub miou_box: f64,
 }
 
 /// What automatic generation found.
@@ -99,7 +117,7 @@ pub fn evaluate_on(
     evaluation: &Evaluation,
     skipped: &mut dyn FnMut(String),
 ) -> Result<Report, TrainError> {
-    let mut sums = Sums::default();
+    let mut sums = Sums::new();
     std::thread::scope(|scope| {
         // Read and drawn while the model computes.
         let (send, receive) = bounded(2);
@@ -145,7 +163,6 @@ pub fn evaluate(
     evaluate_on(&sam, data, evaluation, skipped)
 }
 
-#[derive(Default)]
 struct Sums {
     report: Report,
     last_problem: String,
@@ -154,6 +171,29 @@ struct Sums {
 }
 
 impl Sums {
+    fn new() -> Self {
+        let class = |from| AreaReport {
+            from,
+            ..AreaReport::default()
+        };
+        Self {
+            report: Report {
+                by_area: AREA_CLASSES.map(class).to_vec(),
+                ..Report::default()
+            },
+            last_problem: String::new(),
+            pairs: Vec::new(),
+        }
+    }
+
+    fn class_of(&mut self, mask: &Rle) -> &mut AreaReport {
+        let size = mask.size();
+        let part = mask.area() as f64 / (f64::from(size.width) * f64::from(size.height));
+        let classes = &mut self.report.by_area;
+        let class = classes.iter().rposition(|class| class.from <= part);
+        &mut classes[class.expect("the first class begins at 0")]
+    }
+
     fn add(&mut self, sam: &Sam, example: &Example, evaluation: &Evaluation) {
         let mut order: Vec<&Rle> = example.masks.iter().collect();
         order.sort_by_key(|mask| std::cmp::Reverse(mask.area()));
@@ -200,7 +240,13 @@ impl Sums {
                     .collect();
                 let chosen = highest(&masks);
                 sum += ious[chosen];
-                best_sum += ious.iter().copied().fold(0.0, f64::max);
+                let best = ious.iter().copied().fold(0.0, f64::max);
+                best_sum += best;
+                if click == 1 {
+                    let class = self.class_of(targets[i]);
+                    class.masks += 1;
+                    class.miou_1_click_best += best;
+                }
                 answers[i] = Some(predictor.mask(&masks[chosen]).decode());
                 let logits = masks
                     .into_iter()
@@ -236,7 +282,9 @@ impl Sums {
         let predicted = predictor.predict(&prompts, MaskOutput::Single);
         let predicted = predicted.expect("prompts of the image that is set");
         for (masks, target) in predicted.iter().zip(targets) {
-            self.report.miou_box += self.pair(predictor, &masks[0], target, true);
+            let iou = self.pair(predictor, &masks[0], target, true);
+            self.report.miou_box += iou;
+            self.class_of(target).miou_box += iou;
         }
     }
 
@@ -268,6 +316,11 @@ impl Sums {
             &mut report.miou_box,
         ] {
             *mean /= masks;
+        }
+        for class in &mut report.by_area {
+            let masks = class.masks.max(1) as f64;
+            class.miou_1_click_best /= masks;
+            class.miou_box /= masks;
         }
         report.iou_correlation = correlation(&self.pairs);
         report

@@ -16,6 +16,8 @@ pub struct TrainingData {
     pub kind: TrainingDataKind,
     /// How often an image comes from here, in proportion to the other weights; above 0.
     pub weight: f64,
+    /// The least part of its image that a mask covers, in [0, 0.5]; smaller ones are left out.
+    pub min_area: f64,
 }
 
 /// Images with masks. Every path is one on this machine, and begins at the working directory if it
@@ -126,6 +128,7 @@ fn read_one(mut table: Section<'_>) -> TrainingData {
         KIND.refuse_others(&mut table, kind, |_| "");
     }
     let weight = table.number("weight", 1.0, 1e-6..=1e6);
+    let min_area = table.number("min_area", 0.0, 0.0..=0.5);
     let kind = match kind {
         Some(Kind::Scenes) => {
             require(&mut table, "seed", "the number that scenes are made from");
@@ -157,7 +160,11 @@ fn read_one(mut table: Section<'_>) -> TrainingData {
         }
     };
     table.finish();
-    TrainingData { kind, weight }
+    TrainingData {
+        kind,
+        weight,
+        min_area,
+    }
 }
 
 fn require(table: &mut Section<'_>, key: &str, what: &str) {

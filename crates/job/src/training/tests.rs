@@ -97,9 +97,15 @@ fn each_kind_of_data_is_read_with_its_settings() {
         let text = TRAINING.replace("kind = \"scenes\"\nseed = 1\n", table);
         read(&text).map(|pipeline| pipeline.data)
     };
-    let of = |kind, weight| vec![TrainingData { kind, weight }];
+    let of = |kind, weight, min_area| {
+        vec![TrainingData {
+            kind,
+            weight,
+            min_area,
+        }]
+    };
     let scenes = "kind = 'scenes'\nseed = 7\ncount = 50\nwidth = 64\nheight = [48, 96]\n\
-                  objects = [1, 3]\nweight = 2\n";
+                  objects = [1, 3]\nweight = 2\nmin_area = 0.01\n";
     let expected = TrainingDataKind::Scenes {
         seed: 7,
         count: 50,
@@ -107,11 +113,11 @@ fn each_kind_of_data_is_read_with_its_settings() {
         height: [48, 96],
         objects: [1, 3],
     };
-    assert_eq!(data(scenes).unwrap(), of(expected, 2.0));
+    assert_eq!(data(scenes).unwrap(), of(expected, 2.0, 0.01));
     let path = "photos".to_string();
     assert_eq!(
         data("kind = 'sa1b'\npath = 'photos'\n").unwrap(),
-        of(TrainingDataKind::Sa1b { path }, 1.0)
+        of(TrainingDataKind::Sa1b { path }, 1.0, 0.0)
     );
     let (annotations, images) = ("a.json".to_string(), "photos".to_string());
     assert_eq!(
@@ -121,13 +127,14 @@ fn each_kind_of_data_is_read_with_its_settings() {
                 annotations,
                 images
             },
-            1.0
+            1.0,
+            0.0
         )
     );
     let (output, images) = ("out/cats".to_string(), "photos".to_string());
     assert_eq!(
         data("kind = 'maskmill'\noutput = 'out/cats'\nimages = 'photos'\n").unwrap(),
-        of(TrainingDataKind::Maskmill { output, images }, 1.0)
+        of(TrainingDataKind::Maskmill { output, images }, 1.0, 0.0)
     );
 }
 
