@@ -1,11 +1,23 @@
 //! Weights of a model that has learnt nothing yet.
 //!
 //! The image encoder starts as ViTDet does (normal with deviation 0.02), everything else as `torch.nn` does by default,
-//! which is what `build_sam.py` leaves it at, but for biases, which start at zero. Another departure: positions start as sines and cosines of the place (as in
-//! MAE, whose weights SAM starts from) and not at zero, so that an encoder without pretraining learns from fewer images.
+//! which is what `build_sam.py` leaves it at, but for biases, which start at zero.
+//!
+//! SAM's encoder is pretrained, and its decoder sees a billion masks. So that a small model learns from nothing, three
+//! things that those would find out first are there from the beginning:
+//! - positions are sines and cosines of the place (as in MAE), and not zero;
+//! - patches are taken apart by cosines, the coarse ones first, luminance before colour, and fine ones amplified as much
+//!   as images lack them: random projections see little more than a patch's mean;
+//! - where prompts and image attend to each other, queries and keys are projected alike. The likeness of two positions'
+//!   encodings then falls with their distance, and a prompt attends to where it points.
+
+use crate::architecture::DECODER_HEADS;
 
 /// Deviation of the encoder's weights (ViT, Dosovitskiy et al., 2021).
 const DEVIATION: f32 = 0.02;
+/// What the likeness of a place with itself adds to the logits of an attention head, where queries and keys are projected
+/// alike.
+const LIKENESS: f32 = 3.0;
 
 /// The values of the tensor under an official key, row-major: a function of its arguments alone.
 pub(crate) fn initial_values(key: &str, shape: &[usize], seed: u64) -> Vec<f32> {
@@ -29,6 +41,20 @@ pub(crate) fn initial_values(key: &str, shape: &[usize], seed: u64) -> Vec<f32> 
     if embeddings.into_iter().any(is) {
         return random.normal(count, 1.0);
     }
+    if let Some(queries) = ["token_to_image", "image_to_token"]
+        .into_iter()
+        .any(is)
+        .then(|| key.replace("k_proj.weight", "q_proj.weight"))
+        .filter(|key| key.ends_with("q_proj.weight"))
+    {
+        let &[channels, dim] = shape else {
+            unreachable!("projections are [channels, dim], not {shape:?}")
+        };
+        // A position's encoding has the length sqrt(dim / 2), and a logit is divided by the root of the head's channels.
+        let root = (channels as f32 / DECODER_HEADS as f32).sqrt();
+        let deviation = (LIKENESS / (root * dim as f32 / 2.0)).sqrt();
+        return Random::new(&queries, seed).normal(count, deviation);
+    }
     match *shape {
         // Norms' weights are the only vectors that are not biases.
         [_] if key.ends_with(".weight") => vec![1.0; count],
@@ -37,6 +63,9 @@ pub(crate) fn initial_values(key: &str, shape: &[usize], seed: u64) -> Vec<f32> 
         // `kaiming_uniform_(a=sqrt(5))`: within 1 / sqrt(fan in). For a transposed convolution `torch` takes the second
         // side as well.
         [_, input] => random.uniform(count, (input as f32).sqrt().recip()),
+        [output, input, height, width] if key == "image_encoder.patch_embed.proj.weight" => {
+            cosines([output, input, height, width], &mut random)
+        }
         [_, input, height, width] => {
             let fan_in = input * height * width;
             random.uniform(count, (fan_in as f32).sqrt().recip())
@@ -63,6 +92,51 @@ fn sines(shape: &[usize]) -> Vec<f32> {
             values.extend(std::iter::repeat_n(0.0, missing));
         }
     }
+    values
+}
+
+/// Projections of a patch `[channels, height, width]` to cosines: type II DCT of RGB turned to luminance and two colour
+/// differences, in the order of their frequencies. Outputs beyond what patches hold are random.
+fn cosines([output, input, height, width]: [usize; 4], random: &mut Random) -> Vec<f32> {
+    let patch = input * height * width;
+    // Orthonormal; colours are seen at half the frequencies.
+    let third = 3.0_f64.sqrt().recip();
+    let (half, sixth) = (2.0_f64.sqrt().recip(), 6.0_f64.sqrt().recip());
+    let colours = [
+        ([third, third, third], 1.0),
+        ([half, -half, 0.0], 2.0),
+        ([sixth, sixth, -2.0 * sixth], 2.0),
+    ];
+    let mut all = Vec::new();
+    if input == colours.len() {
+        for (colour, step) in colours {
+            for v in 0..height {
+                for u in 0..width {
+                    all.push((step * ((u * u + v * v) as f64).sqrt(), colour, [v, u]));
+                }
+            }
+        }
+    }
+    all.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
+    let mut values = Vec::with_capacity(output * patch);
+    for &(_, colour, [v, u]) in all.iter().take(output) {
+        // Amplitudes in images fall with the frequency.
+        let frequency = ((u * u + v * v) as f64).sqrt();
+        let gain = 0.5 * (1.0 + frequency) / ((height * width) as f64).sqrt();
+        let along = |frequency: usize, at: usize, length: usize| {
+            let norm = if frequency == 0 { 1.0 } else { 2.0 } / length as f64;
+            let angle = std::f64::consts::PI * frequency as f64 * (at as f64 + 0.5) / length as f64;
+            norm.sqrt() * angle.cos()
+        };
+        for weight in colour {
+            for y in 0..height {
+                let row = gain * weight * along(v, y, height);
+                values.extend((0..width).map(|x| (row * along(u, x, width)) as f32));
+            }
+        }
+    }
+    let missing = output * patch - values.len();
+    values.extend(random.uniform(missing, (patch as f32).sqrt().recip()));
     values
 }
 
@@ -144,6 +218,80 @@ mod tests {
         assert_eq!(
             of("image_encoder.blocks.0.attn.rel_pos_h", &[3, 2]),
             [0.0; 6]
+        );
+    }
+
+    #[test]
+    fn prompts_attend_to_where_they_point() {
+        let of = |name: &str| {
+            let key = format!(
+                "mask_decoder.transformer.layers.1.cross_attn_token_to_image.{name}.weight"
+            );
+            initial_values(&key, &[64, 128], 4)
+        };
+        assert_eq!(of("q_proj"), of("k_proj"));
+        assert!(of("v_proj") != of("q_proj"));
+        let shared = initial_values(
+            "mask_decoder.transformer.layers.1.self_attn.k_proj.weight",
+            &[64, 64],
+            4,
+        );
+        assert!(
+            shared
+                != initial_values(
+                    "mask_decoder.transformer.layers.1.self_attn.q_proj.weight",
+                    &[64, 64],
+                    4
+                )
+        );
+        // The logits of eight heads of eight channels for two encodings: of the same place, and of places far apart.
+        let encoding = |phase: f32| -> Vec<f32> {
+            let angle = |i: usize| 0.7 + phase * (i as f32 * 1.37).sin();
+            (0..64)
+                .map(|i| angle(i).sin())
+                .chain((0..64).map(|i| angle(i).cos()))
+                .collect()
+        };
+        let rows = of("q_proj");
+        let project = |x: &[f32]| -> Vec<f32> {
+            let row = |row: &[f32]| row.iter().zip(x).map(|(a, b)| a * b).sum();
+            rows.chunks_exact(128).map(row).collect()
+        };
+        let logit = |a: &[f32], b: &[f32]| {
+            let product: f32 = project(a).iter().zip(project(b)).map(|(a, b)| a * b).sum();
+            product / 8.0 / 8.0_f32.sqrt()
+        };
+        let (here, there) = (encoding(0.0), encoding(9.0));
+        let same = logit(&here, &here);
+        assert!((same / LIKENESS - 1.0).abs() < 0.3, "{same}");
+        assert!(logit(&here, &there) < same / 2.0);
+    }
+
+    #[test]
+    fn patches_are_taken_apart_by_frequency() {
+        let (dim, side) = (12, 8);
+        let key = "image_encoder.patch_embed.proj.weight";
+        let values = initial_values(key, &[dim, 3, side, side], 1);
+        let patch = 3 * side * side;
+        let rows: Vec<&[f32]> = values.chunks_exact(patch).collect();
+        // The first sees brightness alone: all weights alike.
+        assert!(
+            rows[0]
+                .iter()
+                .all(|w| (w - rows[0][0]).abs() < 1e-6 && *w > 0.0)
+        );
+        // No two see the same: they are orthogonal.
+        for (i, a) in rows.iter().enumerate() {
+            for b in &rows[..i] {
+                let product: f32 = a.iter().zip(*b).map(|(a, b)| a * b).sum();
+                assert!(product.abs() < 1e-4, "{product}");
+            }
+        }
+        // More outputs than a patch has numbers: the others are random, and none is zero.
+        let all = initial_values(key, &[20, 3, 2, 2], 1);
+        assert!(
+            all.chunks_exact(12)
+                .all(|row| row.iter().any(|w| *w != 0.0))
         );
     }
 

@@ -28,7 +28,8 @@ mod step;
 pub use data::{Data, Drawn};
 pub use error::TrainError;
 pub use evaluate::{
-    AREA_CLASSES, AreaReport, AutomaticReport, COUNTED_PART, Evaluation, FOUND_IOU, Report, evaluate, evaluate_on,
+    AREA_CLASSES, AreaReport, AutomaticReport, COUNTED_PART, Evaluation, FOUND_IOU, Report,
+    evaluate, evaluate_on,
 };
 pub use losses::{RoundLoss, RoundTargets, round_loss};
 pub use optimiser::{Layout, Optimiser, OptimiserState};
