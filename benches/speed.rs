@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench speed                                           the shipped checkpoint
-//! cargo bench --bench speed -- --sam FILE                             another, in f32 and bf16
+//! cargo bench --bench speed -- --sam FILE                             another, in f32, high and bf16
 //! cargo bench --bench speed -- --sam FILE --reference PYTHON          beside PyTorch: a quarter of an hour for a ViT-B
 //!     --runs 5            timed runs of each measurement
 //!     --only LIST         of gemm, encoder, decoder, automatic, threads, precision, job
@@ -10,7 +10,7 @@
 //!
 //! `--reference` names a Python with the packages of `benches/reference/requirements.txt`. Each measurement's baseline
 //! runs right beside it; medians of the runs are compared. Masks must be the reference's: as many, each of IoU 0.999 with
-//! its own. Appends a line with all numbers to `benches/results/speed.jsonl`; fails if a bar is missed.
+//! its own; precision "high" stands beside PyTorch's f32 and is held to its masks. Appends a line with all numbers to `benches/results/speed.jsonl`; fails if a bar is missed.
 
 mod support;
 
@@ -47,6 +47,7 @@ const PRODUCTS: [[usize; 3]; 4] = [
     [4096, 768, 2304],
     [4096, 768, 768],
 ];
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::High, Precision::Bf16];
 /// Sample photos for the comparison of precisions.
 const SAMPLES: [&str; 4] = ["cat.png", "coffee.png", "fig.png", "china.jpg"];
 
@@ -249,6 +250,14 @@ fn peak(precision: Precision, runs: usize) -> Result<Vec<Value>, Box<dyn Error>>
     Ok(results)
 }
 
+/// Which of PyTorch's numbers a precision stands beside.
+fn beside(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 | Precision::High => "f32",
+        Precision::Bf16 => "bf16",
+    }
+}
+
 fn best_gflops(results: &[Value]) -> f64 {
     let gflops = results
         .iter()
@@ -259,14 +268,14 @@ fn best_gflops(results: &[Value]) -> f64 {
 fn gemm(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>> {
     let lines = bench.reference(&["--what", "gemm"])?;
     let mut results = json!({ "reference": lines });
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in PRECISIONS {
         let ours = peak(precision, bench.runs)?;
         for (result, shape) in ours.iter().zip(PRODUCTS) {
             let gflops = result["gflops"].as_f64().unwrap_or_default();
             let theirs = lines
                 .iter()
                 .filter(|line| {
-                    line["precision"] == precision.to_string() && line["shape"] == json!(shape)
+                    line["precision"] == beside(precision) && line["shape"] == json!(shape)
                 })
                 .filter_map(|line| line["gflops"].as_array())
                 .flatten()
@@ -321,6 +330,7 @@ fn encoder(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Err
     let mut results = json!({ "reference": lines });
     for (precision, bar) in [
         (Precision::F32, bar::ENCODER_F32),
+        (Precision::High, bar::ENCODER_F32),
         (Precision::Bf16, bar::ENCODER_BF16),
     ] {
         let sam = bench.load(precision)?;
@@ -357,7 +367,7 @@ fn encoder(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Err
         }
         results[precision.to_string()] =
             json!({ "times": times.json(), "parts": parts, "peak_gflops": peak });
-        if let Some((variant, theirs)) = fastest(&lines, &precision.to_string()) {
+        if let Some((variant, theirs)) = fastest(&lines, beside(precision)) {
             let what = format!("encoder {precision} against PyTorch {variant} ({theirs:.3} s)");
             expect(missed, &what, theirs / times.median(), bar);
         }
@@ -370,7 +380,7 @@ fn decoder(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Err
     let variants = ["f32/eager", "bf16/autocast"];
     let lines = bench.reference(&[&["--what", "decoder", "--variants"][..], &variants].concat())?;
     let mut results = json!({ "reference": lines });
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in PRECISIONS {
         let sam = bench.load(precision)?;
         let mut predictor = Predictor::new(&sam);
         predictor.set_image(&photo);
@@ -402,11 +412,13 @@ fn decoder(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Err
         }
         let parts = parts(&profile::stop(), bench.runs, bench.threads, products);
         results[precision.to_string()] = json!({ "times": times.json(), "parts": parts });
-        if let Some((variant, theirs)) = fastest(&lines, &precision.to_string()) {
+        if let Some((variant, theirs)) = fastest(&lines, beside(precision)) {
             let ratio = theirs / times.median();
             let what = format!("decoder {precision} against PyTorch {variant} ({theirs:.3} s)");
             match precision {
-                Precision::F32 => expect(missed, &what, ratio, bar::DECODER_F32),
+                Precision::F32 | Precision::High => {
+                    expect(missed, &what, ratio, bar::DECODER_F32);
+                }
                 Precision::Bf16 => println!("    {what}: {ratio:.3}"),
             }
         }
@@ -419,7 +431,9 @@ fn automatic(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
     let mut results = Vec::new();
     for size in PHOTOS {
         let (photo, path) = bench.photo(size)?;
-        for precision in [Precision::F32, Precision::Bf16] {
+        let out = bench.work.path().join("reference.json");
+        let mut lines = Vec::new();
+        for precision in PRECISIONS {
             let sam = bench.load(precision)?;
             let options = AutomaticOptions::default();
             let mut masks = Vec::new();
@@ -440,18 +454,21 @@ fn automatic(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
             profile::start();
             generate(&sam, &options, 256, &photo);
             let parts = parts(&profile::stop(), 1, bench.threads, f64::INFINITY);
-            let out = bench.work.path().join("reference.json");
             let image = path.to_string_lossy();
             let file = out.to_string_lossy();
             let mut arguments = vec!["--what", "automatic", "--image", &image, "--out", &file];
             match precision {
                 // One run of minutes; the first is not slower than those after it.
                 Precision::F32 => arguments.extend(["--runs", "1", "--warm-ups", "0"]),
+                // Beside the run before.
+                Precision::High => arguments.clear(),
                 Precision::Bf16 => {
                     arguments.extend(["--best", "--runs", "2"]);
                 }
             }
-            let lines = bench.reference(&arguments)?;
+            if !arguments.is_empty() {
+                lines = bench.reference(&arguments)?;
+            }
             let mut result = json!({
                 "size": size,
                 "precision": precision.to_string(),
@@ -461,7 +478,7 @@ fn automatic(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
                 "parts": parts,
                 "reference": lines,
             });
-            if let Some((variant, theirs)) = fastest(&lines, &precision.to_string()) {
+            if let Some((variant, theirs)) = fastest(&lines, beside(precision)) {
                 let what = format!(
                     "automatic {size:?} {precision} against PyTorch {variant} ({theirs:.1} s)"
                 );
@@ -470,7 +487,7 @@ fn automatic(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
                 println!("    PyTorch's masks: {count}, worst IoU {worst:.4}, mean {mean:.4}");
                 result["reference_masks"] =
                     json!({ "count": count, "worst_iou": worst, "mean_iou": mean });
-                if precision == Precision::F32 {
+                if precision != Precision::Bf16 {
                     if count != masks.len() {
                         missed.push(format!(
                             "{size:?}: {} masks, PyTorch has {count}",
@@ -534,7 +551,7 @@ fn best_ious(masks: &[&Rle], others: &[Rle]) -> Result<Vec<f64>, Box<dyn Error>>
 fn threads(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>> {
     let (photo, _) = bench.photo(PHOTOS[0])?;
     let mut results = json!({});
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in PRECISIONS {
         let sam = bench.load(precision)?;
         let options = AutomaticOptions::default();
         let on = |threads: usize| -> Result<f64, Box<dyn Error>> {
@@ -552,33 +569,44 @@ fn threads(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Err
     Ok(results)
 }
 
-/// bfloat16 against f32 on sample photos.
+/// The other precisions against f32 on sample photos.
 fn precision(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>> {
-    let [exact, rounded] = [Precision::F32, Precision::Bf16].map(|p| bench.load(p));
-    let (exact, rounded) = (exact?, rounded?);
+    let exact = bench.load(Precision::F32)?;
+    let others = [Precision::High, Precision::Bf16];
+    let rounded = others.map(|precision| bench.load(precision));
     let options = AutomaticOptions::default();
-    let (mut all, mut photos) = (Vec::new(), Vec::new());
+    let mut all = others.map(|_| Vec::new());
+    let mut photos = Vec::new();
     for name in SAMPLES {
         let photo = pixels(image::open(repository("samples").join(name))?.to_rgb8())?;
         let exact = generate(&exact, &options, 256, &photo);
-        let rounded = generate(&rounded, &options, 256, &photo);
-        let rles: Vec<Rle> = rounded.iter().map(|mask| mask.rle.clone()).collect();
-        let ious = best_ious(
-            &exact.iter().map(|mask| &mask.rle).collect::<Vec<_>>(),
-            &rles,
-        )?;
-        let mean = ious.iter().sum::<f64>() / ious.len().max(1) as f64;
-        println!(
-            "  {name}: {} masks in f32, {} in bf16, mean best IoU {mean:.4}",
-            exact.len(),
-            rounded.len()
-        );
-        photos.push(json!({ "photo": name, "f32": exact.len(), "bf16": rounded.len(), "mean_best_iou": mean }));
-        all.extend(ious);
+        let exact: Vec<&Rle> = exact.iter().map(|mask| &mask.rle).collect();
+        let mut result = json!({ "photo": name, "f32": exact.len() });
+        for ((precision, sam), all) in others.iter().zip(&rounded).zip(&mut all) {
+            let sam = sam.as_ref().map_err(ToString::to_string)?;
+            let masks = generate(sam, &options, 256, &photo);
+            let rles: Vec<Rle> = masks.into_iter().map(|mask| mask.rle).collect();
+            let ious = best_ious(&exact, &rles)?;
+            let mean = ious.iter().sum::<f64>() / ious.len().max(1) as f64;
+            println!(
+                "  {name}: {} masks in f32, {} in {precision}, mean best IoU {mean:.4}",
+                exact.len(),
+                rles.len()
+            );
+            result[precision.to_string()] = json!({ "masks": rles.len(), "mean_best_iou": mean });
+            all.extend(ious);
+        }
+        photos.push(result);
     }
-    let mean = all.iter().sum::<f64>() / all.len().max(1) as f64;
-    expect(missed, "mean best IoU of bf16", mean, bar::BEST_IOU_BF16);
-    Ok(json!({ "photos": photos, "mean_best_iou": mean }))
+    let means = all.map(|ious| ious.iter().sum::<f64>() / ious.len().max(1) as f64);
+    for ((precision, mean), bar) in others
+        .iter()
+        .zip(means)
+        .zip([bar::SAME_MASK_IOU, bar::BEST_IOU_BF16])
+    {
+        expect(missed, &format!("mean best IoU of {precision}"), mean, bar);
+    }
+    Ok(json!({ "photos": photos, "high": means[0], "bf16": means[1] }))
 }
 
 /// The whole job: memory, and how busy the cores are.
@@ -592,7 +620,7 @@ fn job(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>>
         std::fs::write(folder.join(format!("{index}.jpg")), enlarged.jpeg(index)?)?;
     }
     let mut results = json!({});
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in PRECISIONS {
         let source = format!("kind = \"images\"\npath = {folder:?}");
         let pipeline = write_pipeline(bench.work.path(), &format!("job-{precision}"), &source, "")?;
         let out = bench.work.path().join(format!("out-{precision}"));

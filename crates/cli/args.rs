@@ -295,6 +295,8 @@ pub(crate) struct PredictArguments {
 pub(crate) enum PrecisionArgument {
     /// 32-bit floats throughout.
     F32,
+    /// At least 16 significant bits of the factors of matrix products, the rest in 32: on AMX twice as fast.
+    High,
     /// The factors of matrix products rounded to bfloat16, the rest in 32 bits.
     Bf16,
 }

@@ -78,6 +78,7 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<(), Failure> {
     let device = arguments.device.parse::<DeviceName>()?.open()?;
     let precision = match arguments.precision {
         PrecisionArgument::F32 => Precision::F32,
+        PrecisionArgument::High => Precision::High,
         PrecisionArgument::Bf16 => Precision::Bf16,
     };
     if !Sam::supports(&device, precision) {

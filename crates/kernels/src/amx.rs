@@ -11,6 +11,8 @@
 //! close to the exact one as a product in f32 is, at several times the speed of AVX-512. Subnormal terms count as zero,
 //! and an infinite factor gives NaN, where f32 may give an infinity.
 //!
+//! With `TERMS` = 2 a factor has 16 bits, and three products of four are taken: those left out are below 2^-16.
+//!
 //! Tiles are not yet among Rust's stable intrinsics, so they are used through inline assembly.
 
 use std::arch::asm;
@@ -23,8 +25,9 @@ use std::arch::x86_64::{
 
 /// Elements of a packed tile.
 pub(crate) const TILE: usize = 512;
-/// Bytes that [`tile_1`] and [`tile_3`] bring near at each depth.
+/// Bytes that [`tile_1`], [`tile_2`] and [`tile_3`] bring near at each depth.
 pub(crate) const NEXT_1: usize = 128;
+pub(crate) const NEXT_2: usize = 384;
 pub(crate) const NEXT_3: usize = 640;
 
 /// Whether the CPU has the tiles and the operating system lets this process use them.
@@ -127,6 +130,75 @@ pub(crate) unsafe fn tile_1(
             "tdpbf16ps tmm3, tmm5, tmm7",
             "add {a0}, 1024", "add {a1}, 1024", "add {b0}, 1024", "add {b1}, 1024",
             "add {n0}, 128", "add {n1}, 128",
+            "sub {depth}, 1",
+            "jnz 2b",
+            a0 = inout(reg) a0 => _, a1 = inout(reg) a1 => _,
+            b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
+            n0 = inout(reg) n0 => _, n1 = inout(reg) n1 => _,
+            depth = inout(reg) depth => _, s = in(reg) 64_usize,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+        store_sums(c, ldc);
+    }
+}
+
+/// [`tile_1`] with two terms: at each depth the two tiles of a factor follow each other, the leading term first; [`NEXT_2`] bytes
+/// are brought near.
+///
+/// # Safety
+/// As [`tile_1`], with `2 depth` tiles in each factor.
+#[inline(always)]
+pub(crate) unsafe fn tile_2(
+    c: *mut f32,
+    ldc: usize,
+    [a0, a1]: [*const u16; 2],
+    [b0, b1]: [*const u16; 2],
+    [n0, n1]: [*const u16; 2],
+    depth: usize,
+    accumulate: bool,
+) {
+    // SAFETY: reads `2 depth` KiB from each factor and reads and writes 32 rows of `c`, as the caller promises.
+    unsafe {
+        load_sums(c, ldc, accumulate);
+        asm!(
+            "2:",
+            // The leading term of `a` with both of `b`, the smaller first.
+            "tileloadd tmm4, [{a0} + {s}*1]",
+            "tileloadd tmm6, [{b0} + {s}*1 + 1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{n0}]",
+            "tileloadd tmm5, [{a1} + {s}*1]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{n1}]",
+            "tileloadd tmm7, [{b1} + {s}*1 + 1024]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{n0} + 64]",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{n1} + 64]",
+            "tileloadd tmm6, [{b0} + {s}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{n0} + 128]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{n1} + 128]",
+            "tileloadd tmm7, [{b1} + {s}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{n0} + 192]",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{n1} + 192]",
+            // The second term of `a` with the leading one of `b`.
+            "tileloadd tmm4, [{a0} + {s}*1 + 1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{n0} + 256]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 [{n1} + 256]",
+            "tileloadd tmm5, [{a1} + {s}*1 + 1024]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{n0} + 320]",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{n1} + 320]",
+            "add {a0}, 2048", "add {a1}, 2048", "add {b0}, 2048", "add {b1}, 2048",
+            "add {n0}, 384", "add {n1}, 384",
             "sub {depth}, 1",
             "jnz 2b",
             a0 = inout(reg) a0 => _, a1 = inout(reg) a1 => _,
@@ -276,11 +348,10 @@ unsafe fn store_sums(c: *mut f32, ldc: usize) {
     }
 }
 
-/// 32 floats as `TERMS` rows of 32 bfloat16. One term is in the order of the floats; three are in pairs of `low` and `high`,
+/// 32 floats as `TERMS` rows of 32 bfloat16. One term is in the order of the floats; more are in pairs of `low` and `high`,
 /// which takes fewer instructions. The depths of both factors are in the same order, whichever it is.
 ///
-/// Of three terms the first two are rounded, ties away from zero, and the third is what remains, which bfloat16 holds
-/// exactly. NaN reaches the third.
+/// Terms are rounded, ties away from zero. The third is what remains, which bfloat16 holds exactly. NaN reaches the last.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
 pub(crate) fn split_32<const TERMS: usize>(low: __m512, high: __m512) -> [__m512i; TERMS] {
@@ -298,7 +369,7 @@ pub(crate) fn split_32<const TERMS: usize>(low: __m512, high: __m512) -> [__m512
     );
     for (i, term) in terms.iter_mut().enumerate() {
         let (mut a, mut b) = (_mm512_castps_si512(low), _mm512_castps_si512(high));
-        if i + 1 < TERMS {
+        if i < 2 {
             a = _mm512_and_si512(_mm512_add_epi32(a, half), kept);
             b = _mm512_and_si512(_mm512_add_epi32(b, half), kept);
             low = _mm512_sub_ps(low, _mm512_castsi512_ps(a));
@@ -452,7 +523,7 @@ pub(crate) unsafe fn pack_pair<const TERMS: usize>(
     second: &[f32],
 ) {
     use std::arch::x86_64::_mm512_permutexvar_epi16;
-    // Element 2 c of the row is the first row's, 2 c + 1 the second's: three terms come so.
+    // Element 2 c of the row is the first row's, 2 c + 1 the second's: several terms come so.
     let mut order = [0_u16; 32];
     for (i, place) in order.iter_mut().enumerate() {
         *place = (i / 2 + i % 2 * 16) as u16;

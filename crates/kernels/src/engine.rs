@@ -540,12 +540,17 @@ macro_rules! with_engine {
                 $body
             }
             #[cfg(target_arch = "x86_64")]
+            (Level::Amx, Precision::High) => {
+                type $engine = $crate::tiles::Amx<2>;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
             (Level::Amx, Precision::Bf16) => {
                 type $engine = $crate::tiles::Amx<1>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            (Level::Avx512, Precision::F32) => {
+            (Level::Avx512, Precision::F32 | Precision::High) => {
                 type $engine = Fma<fma::Avx512, false>;
                 $body
             }
@@ -555,7 +560,7 @@ macro_rules! with_engine {
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            (Level::Avx2, Precision::F32) => {
+            (Level::Avx2, Precision::F32 | Precision::High) => {
                 type $engine = Fma<fma::Avx2, false>;
                 $body
             }
@@ -564,7 +569,7 @@ macro_rules! with_engine {
                 type $engine = Fma<fma::Avx2, true>;
                 $body
             }
-            (_, Precision::F32) => {
+            (_, Precision::F32 | Precision::High) => {
                 type $engine = Fma<fma::Plain, false>;
                 $body
             }

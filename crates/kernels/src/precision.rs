@@ -8,6 +8,9 @@ pub enum Precision {
     /// 32-bit floats throughout.
     #[default]
     F32,
+    /// The factors of matrix products have at least 16 significant bits, sums and everything else 32: on AMX each factor is
+    /// the sum of two bfloat16, elsewhere it is as [`F32`](Self::F32). PyTorch's `float32_matmul_precision` of "high".
+    High,
     /// The factors of matrix products are rounded to bfloat16 (8 significant bits); sums, norms and softmax stay in
     /// 32 bits.
     Bf16,
@@ -17,6 +20,7 @@ impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
+            Self::High => "high",
             Self::Bf16 => "bf16",
         })
     }

@@ -1,4 +1,4 @@
-//! The engine of AMX: factors of bfloat16 tiles, one term or three.
+//! The engine of AMX: factors of bfloat16 tiles, of one to three terms.
 
 use crate::amx;
 use crate::engine::{Engine, Packed, Relative, STRIP, Softmax};
@@ -9,7 +9,7 @@ use crate::rows::{self, RowKernels};
 /// Zeros to pad with.
 static ZEROS: [f32; 8192] = [0.0; 8192];
 
-/// bfloat16 tiles; `TERMS` 1: factors rounded to bfloat16, 3: as good as f32.
+/// bfloat16 tiles; `TERMS` 1: factors rounded to bfloat16, 2: to 16 bits, 3: as good as f32.
 #[derive(Clone, Copy)]
 pub(crate) struct Amx<const TERMS: usize>;
 
@@ -19,13 +19,13 @@ impl<const TERMS: usize> Engine for Amx<TERMS> {
     const ROWS: usize = 16;
     const TERMS: usize = TERMS;
     const DEPTH: usize = 32;
-    const BLOCK: usize = if TERMS == 1 { 256 } else { 160 };
-    const QUERIES: usize = if TERMS == 1 { 256 } else { 192 };
+    const BLOCK: usize = [256, 192, 160][TERMS - 1];
+    const QUERIES: usize = [256, 224, 192][TERMS - 1];
     const KEYS: usize = 256;
     const DEPTH_BLOCK: usize = 32;
     const NEAR_ROWS: usize = 32;
-    const NEXT: usize = if TERMS == 1 { amx::NEXT_1 } else { amx::NEXT_3 };
-    const PROMPTS: usize = if TERMS == 1 { 9 } else { 4 };
+    const NEXT: usize = [amx::NEXT_1, amx::NEXT_2, amx::NEXT_3][TERMS - 1];
+    const PROMPTS: usize = [9, 6, 4][TERMS - 1];
     const KERNELS: &'static RowKernels = &rows::AVX512;
 
     unsafe fn session() -> amx::Tiles {
@@ -268,6 +268,7 @@ impl<const TERMS: usize> Engine for Amx<TERMS> {
                     let c = c.add(row * ldc);
                     match TERMS {
                         1 => amx::tile_1(c, ldc, [a0, a1], [b0, b1], next, count, accumulate),
+                        2 => amx::tile_2(c, ldc, [a0, a1], [b0, b1], next, count, accumulate),
                         _ => amx::tile_3(c, ldc, [a0, a1], [b0, b1], next, count, accumulate),
                     }
                     next = next.map(|next| next.wrapping_byte_add(count * Self::NEXT));

@@ -50,6 +50,20 @@ fn f32_is_as_exact_at_every_level() {
 }
 
 #[test]
+fn high_has_sixteen_bits_of_each_factor() {
+    let mut random = Random::new(6);
+    let layer = OwnLinear::random(&mut random, 768, 96);
+    let x = random.values(64 * 768, 2.0);
+    let expected = layer.of(&widen(&x));
+    for level in Level::supported() {
+        let [high, bf16] = [Precision::High, Precision::Bf16]
+            .map(|precision| error(&product(&layer, &x, level, precision), &expected));
+        assert!(high < 2e-5, "{level}: {high:e}");
+        assert!(100.0 * high < bf16, "{level}: {high:e} of {bf16:e}");
+    }
+}
+
+#[test]
 fn magnitudes_from_the_smallest_to_the_largest() {
     // Terms of f32 lie up to 2^-24 below it: those of the smallest numbers are subnormal, and count as zero.
     for exponent in [-100, -60, -20, 0, 20, 60, 100] {

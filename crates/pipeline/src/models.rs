@@ -210,6 +210,7 @@ fn require_precision(
 fn precision(precision: job::Precision) -> Precision {
     match precision {
         job::Precision::F32 => Precision::F32,
+        job::Precision::High => Precision::High,
         job::Precision::Bf16 => Precision::Bf16,
     }
 }

@@ -59,7 +59,7 @@ fn bytes_by_kernels(a: &Architecture) -> usize {
 /// By Burn's operations a prompt has image tokens of its own, in the numbers of `precision`.
 fn bytes_by_burn(a: &Architecture, precision: Precision) -> usize {
     let size = match precision {
-        Precision::F32 => 4,
+        Precision::F32 | Precision::High => 4,
         Precision::Bf16 => 2,
     };
     TENSORS_OF_TOKENS * a.grid().pow(2) * a.embed_dim * size

@@ -232,7 +232,7 @@ impl Sam {
                 mask_decoder: MaskDecoder::load(w, architecture),
             };
             Implementation::Burn(Box::new(match precision {
-                Precision::F32 => networks,
+                Precision::F32 | Precision::High => networks,
                 Precision::Bf16 => networks.in_bf16(device),
             }))
         })
@@ -265,7 +265,7 @@ impl Sam {
     /// bfloat16.
     pub fn supports(device: &Device, precision: Precision) -> bool {
         match precision {
-            Precision::F32 => true,
+            Precision::F32 | Precision::High => true,
             Precision::Bf16 => device.supports_dtype(DType::BF16),
         }
     }

@@ -32,7 +32,7 @@ fn outputs(sam: &Sam) -> [Vec<f32>; 3] {
 }
 
 #[test]
-fn bf16_is_close_to_f32() {
+fn high_and_bf16_are_close_to_f32() {
     for checkpoint in [
         root().join("models/sam-seeded-tiny.safetensors"),
         fixture("sam-seeded-compact.pth"),
@@ -44,33 +44,44 @@ fn bf16_is_close_to_f32() {
             outputs(&sam)
         };
         for implementation in implementations() {
-            let [exact, rounded] = [Precision::F32, Precision::Bf16].map(|p| of(implementation, p));
-            for (i, what) in ["embedding", "IoU", "logits"].into_iter().enumerate() {
-                let error = max_norm_error(&rounded[i], &exact[i], what);
-                println!(
-                    "{}: {implementation:?}: {what}: {error:.1e}",
-                    checkpoint.display()
-                );
-                assert!(error > 0.0, "{what} was not rounded");
-                assert!(error < 3e-2, "{}: {what}: {error:e}", checkpoint.display());
+            let exact = of(implementation, Precision::F32);
+            for (precision, least, most) in
+                [(Precision::High, -1.0, 3e-4), (Precision::Bf16, 0.0, 3e-2)]
+            {
+                let rounded = of(implementation, precision);
+                for (i, what) in ["embedding", "IoU", "logits"].into_iter().enumerate() {
+                    let error = max_norm_error(&rounded[i], &exact[i], what);
+                    let what = format!(
+                        "{}: {implementation:?}, {precision}: {what}",
+                        checkpoint.display()
+                    );
+                    println!("{what}: {error:.1e}");
+                    assert!(error > least, "{what} was not rounded");
+                    assert!(error < most, "{what}: {error:e}");
+                }
             }
         }
     }
 }
 
 #[test]
-fn automatic_masks_in_bf16() {
+fn automatic_masks_in_high_and_bf16() {
     let checkpoint = root().join("models/sam-seeded-tiny.safetensors");
     let image = photo(&root().join("samples/cat.png"));
     let options = AutomaticOptions {
         point_grids: AutomaticOptions::regular_grids(8, 0, 1),
         ..AutomaticOptions::default()
     };
-    let [exact, rounded] = [Precision::F32, Precision::Bf16].map(|precision| {
-        let sam = Sam::load(&checkpoint, &Device::flex(), precision).unwrap();
-        generate(&sam, &options, 64, &image)
-    });
+    let [exact, high, rounded] =
+        [Precision::F32, Precision::High, Precision::Bf16].map(|precision| {
+            let sam = Sam::load(&checkpoint, &Device::flex(), precision).unwrap();
+            generate(&sam, &options, 64, &image)
+        });
     assert!(!exact.is_empty());
+    assert_eq!(exact.len(), high.len());
+    for (exact, high) in exact.iter().zip(&high) {
+        assert!(exact.rle.iou(&high.rle).unwrap() > 0.999);
+    }
     let alike = exact.iter().filter(|mask| {
         let same = |other: &&maskmill_sam::GeneratedMask| mask.rle.iou(&other.rle).unwrap() > 0.9;
         rounded.iter().any(|other| same(&other))

@@ -852,6 +852,7 @@ fn a_precision_is_f32_unless_it_is_written() {
     for (line, precision) in [
         ("", Precision::F32),
         ("precision = \"f32\"", Precision::F32),
+        ("precision = \"high\"", Precision::High),
         ("precision = \"bf16\"", Precision::Bf16),
     ] {
         assert_eq!(with(line).unwrap().model.precision, precision, "{line}");
@@ -873,7 +874,7 @@ fn a_precision_that_is_none_is_refused_with_those_there_are() {
         ),
         (
             "\"half\"",
-            "precision = \"half\" is unknown; it can be `f32`, `bf16`",
+            "precision = \"half\" is unknown; it can be `f32`, `high`, `bf16`",
         ),
         ("\"\"", "precision is empty"),
         ("16", "precision = 16 is an integer; it must be a string"),
@@ -884,7 +885,7 @@ fn a_precision_that_is_none_is_refused_with_those_there_are() {
     for (set, message) in [
         (
             "model.precision=float32",
-            "model.precision = \"float32\" is unknown; it can be `f32`, `bf16`",
+            "model.precision = \"float32\" is unknown; it can be `f32`, `high`, `bf16`",
         ),
         (
             "model.presicion=bf16",
@@ -906,10 +907,13 @@ fn only_another_precision_than_f32_is_in_the_fingerprint() {
     let with = |precision: &str| format!("{PIPELINE}precision = \"{precision}\"\n");
     assert_eq!(print(&with("f32")), print(PIPELINE));
     assert_ne!(print(&with("bf16")), print(PIPELINE));
+    assert_ne!(print(&with("high")), print(PIPELINE));
+    assert_ne!(print(&with("high")), print(&with("bf16")));
 
     for (text, written) in [
         (PIPELINE, None),
         (&with("f32"), None),
+        (&with("high"), Some("high")),
         (&with("bf16"), Some("bf16")),
     ] {
         let pipeline = pipeline(text).unwrap();

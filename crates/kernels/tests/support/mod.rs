@@ -7,15 +7,16 @@ use maskmill_kernels::{
     TwoWayWeights, UpConvWeights, UpscalingWeights,
 };
 
-/// Every level of this CPU in both precisions, with the relative error that it may have.
+/// Every level of this CPU in every precision, with the relative error that it may have.
 pub(crate) fn variants() -> Vec<(Level, Precision, f64)> {
-    let both = |level| {
+    let each = |level| {
         [
             (level, Precision::F32, 2e-5),
+            (level, Precision::High, 2e-4),
             (level, Precision::Bf16, 4e-2),
         ]
     };
-    Level::supported().flat_map(both).collect()
+    Level::supported().flat_map(each).collect()
 }
 
 /// Pseudo-random numbers, the same on every machine.
