@@ -207,11 +207,19 @@ const TRAINING: &[SectionKeys] = &[
             "box_probability",
             "box_noise",
             "multimask",
+            "pixels_per_image",
         ],
     ),
     (
         "loss",
-        &["focal", "dice", "iou", "focal_alpha", "focal_gamma"],
+        &[
+            "focal",
+            "dice",
+            "iou",
+            "focal_alpha",
+            "focal_gamma",
+            "pixels",
+        ],
     ),
     (
         "optimiser",

@@ -89,6 +89,8 @@ pub struct TrainingPrompts {
     /// Whether a first prompt of one point is answered by several masks, of which only the best is
     /// learned from; otherwise one mask answers.
     pub multimask: bool,
+    /// Pixels per image that are compared with all others, for [`LossSettings::pixels`]; 0 for none.
+    pub pixels_per_image: u32,
 }
 
 /// What is minimised: a weighted sum, averaged over masks.
@@ -104,6 +106,8 @@ pub struct LossSettings {
     pub focal_alpha: f64,
     /// How much less pixels count that are right already: 0 makes it cross entropy.
     pub focal_gamma: f64,
+    /// Weight of the loss of pixels that belong together.
+    pub pixels: f64,
 }
 
 /// How the loss is minimised: AdamW, the learning rate over steps, and what is trained.

@@ -206,6 +206,15 @@ impl MaskDecoder {
         (iou, self.logits_of_tokens(prompts, tokens))
     }
 
+    /// What masks are read from, before any prompt: the image embedding upscaled.
+    ///
+    /// # Shapes
+    /// - `embeddings`: `[images, grid, grid, dim]`
+    /// - output: `[images, 4 grid, 4 grid, dim / 8]`
+    pub(crate) fn upscaled(&self, embeddings: Tensor<4>) -> Tensor<4> {
+        self.upscaling.forward(embeddings)
+    }
+
     fn logits_of_tokens(
         &self,
         prompts: &DecodedPrompts,

@@ -159,6 +159,12 @@ impl TrainableSam {
         }
     }
 
+    /// The image embedding upscaled, as masks are read from it, before any prompt: `[images, grid, grid, embed_dim]` ->
+    /// `[images, 4 grid, 4 grid, embed_dim / 8]`
+    pub fn pixels(&self, embeddings: Tensor<4>) -> Tensor<4> {
+        self.networks.mask_decoder.upscaled(embeddings)
+    }
+
     /// Every parameter's values, as the modules lay them out: one read from the device.
     pub fn values(&self) -> BTreeMap<ParamId, Vec<f32>> {
         let mut flat = Flat::default();

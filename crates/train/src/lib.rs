@@ -20,6 +20,7 @@ mod evaluate;
 mod losses;
 pub mod metrics;
 mod optimiser;
+mod pixels;
 mod record;
 mod run;
 mod state;

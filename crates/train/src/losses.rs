@@ -106,6 +106,7 @@ mod tests {
         iou: 1.0,
         focal_alpha: 0.25,
         focal_gamma: 2.0,
+        pixels: 0.0,
     };
 
     fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {

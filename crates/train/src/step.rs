@@ -13,6 +13,7 @@ use maskmill_weights::to_host;
 
 use crate::clicks::{noisy_box, random_error, random_inside};
 use crate::losses::{RoundLoss, RoundTargets, round_loss};
+use crate::pixels::PixelQueries;
 
 /// An image as the model takes it, before padding, and masks in its frame.
 #[derive(Clone, Debug)]
@@ -77,6 +78,7 @@ pub struct Batch {
     asked: Vec<Asked>,
     prompts_per_image: usize,
     targets: Vec<f32>,
+    pixels: Option<PixelQueries>,
     side: usize,
     stride: usize,
 }
@@ -98,6 +100,16 @@ impl Batch {
         let mut rng = Rng::with_seed(seed);
         let prompts_per_image = settings.masks_per_image as usize;
         let mut batch = Self::empty(prompts_per_image, [image_size, side]);
+        if settings.pixels_per_image > 0 {
+            let mut queries = PixelQueries::new(settings.pixels_per_image as usize);
+            let mut rng = rng.fork();
+            for image in &images {
+                let masks = image.masks.iter();
+                let masks = masks.map(|mask| low_res_target(mask, side, batch.stride));
+                queries.draw(&masks.collect::<Vec<_>>(), &mut rng);
+            }
+            batch.pixels = Some(queries);
+        }
         for image in images {
             let mut order: Vec<usize> = (0..image.masks.len()).collect();
             rng.shuffle(&mut order);
@@ -139,6 +151,7 @@ impl Batch {
             asked: Vec::new(),
             prompts_per_image,
             targets: Vec::new(),
+            pixels: None,
             side,
             stride: image_size / side,
         }
@@ -186,6 +199,8 @@ impl Batch {
         losses: &LossSettings,
     ) -> BatchLoss {
         let (prompts, side) = (self.asked.len(), self.side);
+        let pixels = self.pixels.take();
+        let pixels = pixels.map(|pixels| pixels.loss(sam, embeddings.clone()));
         let embeddings = repeated(embeddings, self.prompts_per_image);
         let device = sam.device();
         let targets = std::mem::take(&mut self.targets);
@@ -218,8 +233,12 @@ impl Batch {
         }
         let sum = sum.expect("there is a first round");
         let mean = |x: Tensor<1>| x.div_scalar(rounds as f64);
+        let prompted = mean(sum.total);
         BatchLoss {
-            total: mean(sum.total),
+            total: match pixels {
+                Some(pixels) => prompted + pixels.mul_scalar(losses.pixels),
+                None => prompted,
+            },
             parts: [sum.focal, sum.dice, sum.iou].map(mean),
         }
     }

@@ -132,6 +132,7 @@ fn a_step_equals_pytorchs() {
         box_probability: 0.0,
         box_noise: 0.0,
         multimask: true,
+        pixels_per_image: 0,
     };
     let losses = LossSettings {
         focal: s.focal,
@@ -139,6 +140,7 @@ fn a_step_equals_pytorchs() {
         iou: s.iou,
         focal_alpha: s.focal_alpha,
         focal_gamma: s.focal_gamma,
+        pixels: 0.0,
     };
     let mut optimiser = Optimiser::new(&mut sam, &settings);
     let side = sam.architecture().image_size;

@@ -172,6 +172,7 @@ fn read_prompts(mut section: Section<'_>) -> TrainingPrompts {
         box_probability: section.number("box_probability", 0.5, 0.0..=1.0),
         box_noise: section.number("box_noise", 0.1, 0.0..=1.0),
         multimask: section.boolean("multimask", true),
+        pixels_per_image: section.integer_u32("pixels_per_image", 0, 0..=4096),
     };
     section.finish();
     prompts
@@ -185,6 +186,7 @@ fn read_loss(mut section: Section<'_>) -> LossSettings {
         iou: section.number("iou", 1.0, 0.0..=1e6),
         focal_alpha: section.number("focal_alpha", 0.25, 0.0..=1.0),
         focal_gamma: section.number("focal_gamma", 2.0, 0.0..=16.0),
+        pixels: section.number("pixels", 1.0, 0.0..=1e6),
     };
     if loss.focal == 0.0 && loss.dice == 0.0 {
         let what = " = 0 and loss.dice = 0: no mask would be learned";

@@ -369,7 +369,9 @@ fn every_key_of_the_training_file_changes_the_fingerprint() {
                 (_, "iou_head_depth" | "mask_tokens") => "2",
                 ("architecture", _) => "4",
                 (_, "batch_images" | "steps" | "every_steps" | "warmup_steps") => "64",
-                (_, "seed" | "images" | "masks_per_image" | "accumulate") => "3",
+                (_, "seed" | "images" | "masks_per_image" | "accumulate" | "pixels_per_image") => {
+                    "3"
+                }
                 _ => "0.3",
             };
             let set = format!("{}={value}", crate::schema::path(section, key));
@@ -440,13 +442,13 @@ fn a_record_reads_back_from_its_json_and_names_what_differs() {
         first.differences(&other),
         [
             "data[0].count: 100000 -> 7",
-            "data[1]: none -> {\"kind\":\"sa1b\",\"path\":\"p\",\"weight\":1.0}",
+            "data[1]: none -> {\"kind\":\"sa1b\",\"min_area\":0.0,\"path\":\"p\",\"weight\":1.0}",
             "optimiser.final_fraction: 0.01 -> none",
             "optimiser.schedule: \"cosine\" -> \"constant\"",
             "optimiser.steps: 2000 -> 4000",
             "optimiser.warmup_steps: 200 -> 250",
             "validation: none -> {\"data\":[{\"count\":100000,\"height\":[512,512],\
-             \"kind\":\"scenes\",\"objects\":[4,24],\"seed\":2,\"weight\":1.0,\
+             \"kind\":\"scenes\",\"min_area\":0.0,\"objects\":[4,24],\"seed\":2,\"weight\":1.0,\
              \"width\":[512,512]}],\"every_steps\":500,\"images\":100,\"masks_per_image\":8}",
             "sha256 of data[0].annotations: \"ab\" -> \"cd\"",
         ]

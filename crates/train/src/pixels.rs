@@ -1,0 +1,163 @@
+//! Pixels that belong together: a loss of the image embedding alone, without prompts.
+//!
+//! A mask is read from the upscaled embedding as its product with a prompt's vector. Here the vector of a pixel takes the
+//! prompt's place: it is to be like those of its own object's pixels, and unlike all others. Of every image hundreds of
+//! such questions can be asked for the price of one prompt, which is how an encoder without pretraining learns to tell
+//! objects apart before it can learn to answer prompts. Metric learning of instance embeddings by pixels follows Fathi et
+//! al., "Semantic Instance Segmentation via Deep Metric Learning" (2017).
+
+use burn::tensor::{Int, Tensor, TensorData, activation};
+use fastrand::Rng;
+use maskmill_sam::TrainableSam;
+
+/// The logit of a pair is `STEEPNESS (cosine - SAME)`, of vectors whose mean over the image is taken from them.
+const SAME: f64 = 0.5;
+const STEEPNESS: f64 = 6.0;
+/// Kept away from 0 where vectors are divided by their length.
+const TINY: f64 = 1e-4;
+
+/// Pixels of a batch that are compared with all pixels of their image.
+pub(crate) struct PixelQueries {
+    per_image: usize,
+    /// Of each image `per_image`: where they are among the image's pixels.
+    pixels: Vec<i64>,
+    /// `[queries, pixels]`: above 0 for those of the query's object, below 0 for those that are not, 0 for neither; each side
+    /// sums to 1 in size.
+    weights: Vec<f32>,
+}
+
+impl PixelQueries {
+    pub(crate) fn new(per_image: usize) -> Self {
+        Self {
+            per_image,
+            pixels: Vec::new(),
+            weights: Vec::new(),
+        }
+    }
+
+    /// Draws an image's queries. A pixel is of the smallest mask that it lies in; pixels of an object's parts are neither
+    /// like nor unlike those of the whole.
+    ///
+    /// `masks`: at the decoder's resolution, row-major, none empty.
+    pub(crate) fn draw(&mut self, masks: &[Vec<bool>], rng: &mut Rng) {
+        let pixels = masks[0].len();
+        let area = |mask: &Vec<bool>| mask.iter().filter(|inside| **inside).count();
+        let mut by_size: Vec<usize> = (0..masks.len()).collect();
+        by_size.sort_by_key(|mask| std::cmp::Reverse(area(&masks[*mask])));
+        let mut owner = vec![usize::MAX; pixels];
+        for &mask in &by_size {
+            for (owner, inside) in owner.iter_mut().zip(&masks[mask]) {
+                if *inside {
+                    *owner = mask;
+                }
+            }
+        }
+        let mut own: Vec<(usize, Vec<usize>)> = (0..masks.len())
+            .map(|mask| {
+                let of_it = (0..pixels).filter(|pixel| owner[*pixel] == mask);
+                (mask, of_it.collect::<Vec<_>>())
+            })
+            .filter(|(_, own)| !own.is_empty())
+            .collect();
+        rng.shuffle(&mut own);
+        for (mask, own) in own.iter().cycle().take(self.per_image) {
+            self.pixels.push(own[rng.usize(0..own.len())] as i64);
+            let others = pixels - area(&masks[*mask]);
+            let [like, unlike] = [own.len(), others].map(|count| (count.max(1) as f32).recip());
+            let weight = |pixel: usize| match (owner[pixel] == *mask, masks[*mask][pixel]) {
+                (true, _) => like,
+                (false, true) => 0.0,
+                (false, false) => -unlike,
+            };
+            self.weights.extend((0..pixels).map(weight));
+        }
+    }
+
+    /// The mean over queries of the cross entropy of both sides, halved; `[1]`. `embeddings`: `[images, grid, grid, dim]`.
+    pub(crate) fn loss(self, sam: &TrainableSam, embeddings: Tensor<4>) -> Tensor<1> {
+        self.loss_of(sam.pixels(embeddings))
+    }
+
+    /// `vectors`: `[images, height, width, channels]`
+    fn loss_of(self, vectors: Tensor<4>) -> Tensor<1> {
+        let device = &vectors.device();
+        let [images, height, width, channels] = vectors.dims();
+        let pixels = height * width;
+        let vectors = vectors.reshape([images, pixels, channels]);
+        let vectors = vectors.clone() - vectors.mean_dim(1);
+        let length = vectors.clone().square().sum_dim(2).add_scalar(TINY).sqrt();
+        let vectors = vectors / length;
+        let queries = self.pixels.len();
+        let places = self.pixels.iter().enumerate();
+        let places = places.map(|(query, pixel)| (query / self.per_image * pixels) as i64 + pixel);
+        let places = TensorData::new(places.collect::<Vec<_>>(), [queries]);
+        let asked = vectors
+            .clone()
+            .reshape([images * pixels, channels])
+            .select(0, Tensor::<1, Int>::from_data(places, device))
+            .reshape([images, self.per_image, channels]);
+        let cosines = asked.matmul(vectors.swap_dims(1, 2));
+        let logits = (cosines - SAME).mul_scalar(STEEPNESS);
+        let weights = TensorData::new(self.weights, [images, self.per_image, pixels]);
+        let weights = Tensor::<3>::from_data(weights, device);
+        let margin = logits * weights.clone().sign();
+        let entropy = activation::relu(margin.clone().neg()) + margin.abs().neg().exp().log1p();
+        (entropy * weights.abs())
+            .sum()
+            .div_scalar(2.0 * queries as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    fn masks(rows: [&str; 2]) -> Vec<Vec<bool>> {
+        let mask = |row: &str| row.chars().map(|c| c == '#').collect();
+        rows.map(mask).to_vec()
+    }
+
+    #[test]
+    fn parts_are_neither_like_nor_unlike_their_whole() {
+        // A whole of four pixels, of which two are a part, and two pixels beside it.
+        let mut queries = PixelQueries::new(2);
+        queries.draw(&masks(["####..", ".##..."]), &mut Rng::with_seed(1));
+        assert_eq!(queries.pixels.len(), 2);
+        let rows: Vec<&[f32]> = queries.weights.chunks_exact(6).collect();
+        for (pixel, row) in queries.pixels.iter().zip(rows) {
+            let expected = match pixel {
+                0 | 3 => [0.5, 0.0, 0.0, 0.5, -0.5, -0.5],
+                1 | 2 => [-0.25, 0.5, 0.5, -0.25, -0.25, -0.25],
+                _ => panic!("no object has pixel {pixel}"),
+            };
+            assert_eq!(row, expected);
+        }
+    }
+
+    #[test]
+    fn the_loss_is_the_cross_entropy_of_pairs() {
+        let vectors = [[3.0, 4.0], [4.0, 3.0], [0.0, 2.0], [-3.0, 1.0]];
+        let mut queries = PixelQueries::new(2);
+        queries.pixels = vec![0, 2];
+        queries.weights = vec![0.5, 0.5, -0.5, -0.5, -1.0, 0.0, 0.75, 0.25];
+        let weights = queries.weights.clone();
+        let flat: Vec<f32> = vectors.concat().iter().map(|v: &f64| *v as f32).collect();
+        let tensor = TensorData::new(flat, [1, 2, 2, 2]);
+        let tensor = Tensor::from_data(tensor, &Device::flex());
+        let found = f64::from(queries.loss_of(tensor).into_scalar::<f32>());
+        let vectors = vectors.map(|[x, y]| [x - 1.0, y - 2.5]);
+        let mut expected = 0.0;
+        for (query, row) in [0, 2].into_iter().zip(weights.chunks_exact(4)) {
+            for (other, weight) in vectors.iter().zip(row) {
+                let dot = |a: [f64; 2], b: [f64; 2]| a[0] * b[0] + a[1] * b[1];
+                let length = |a: [f64; 2]| dot(a, a).sqrt();
+                let cosine = dot(vectors[query], *other) / length(vectors[query]) / length(*other);
+                let margin = STEEPNESS * (cosine - SAME) * f64::from(weight.signum());
+                expected += f64::from(weight.abs()) * (1.0 + (-margin).exp()).ln() / 4.0;
+            }
+        }
+        assert!((found - expected).abs() < 1e-3, "{found} {expected}");
+    }
+}
