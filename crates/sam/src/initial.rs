@@ -59,7 +59,9 @@ pub(crate) fn initial_values(key: &str, shape: &[usize], seed: u64) -> Vec<f32> 
         // Norms' weights are the only vectors that are not biases.
         [_] if key.ends_with(".weight") => vec![1.0; count],
         [_] => vec![0.0; count],
-        [_, _] if is("image_encoder") => random.normal(count, DEVIATION),
+        [_, input] if is("image_encoder") => {
+            random.normal(count, DEVIATION * (768.0 / input as f32).sqrt())
+        }
         // `kaiming_uniform_(a=sqrt(5))`: within 1 / sqrt(fan in). For a transposed convolution `torch` takes the second
         // side as well.
         [_, input] => random.uniform(count, (input as f32).sqrt().recip()),
