@@ -133,8 +133,11 @@ impl SceneData {
         first_places(count, &sources)
     }
 
-    /// The scene of a place as it is; none where no object is large enough to be learned.
-    pub(crate) fn at(&self, (source, index): (usize, usize)) -> Result<GroundedImage, String> {
+    /// The scene of a source and an index as it is.
+    ///
+    /// # Errors
+    /// No object is large enough to be learned.
+    pub fn at(&self, (source, index): (usize, usize)) -> Result<GroundedImage, String> {
         let Source {
             scenes, min_area, ..
         } = &self.sources[source];
