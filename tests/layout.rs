@@ -60,6 +60,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "maskmill-pixels",
             "maskmill-weights",
             "maskmill-sam",
+            "maskmill-grounding",
             "maskmill-examples",
             "maskmill-scenes",
             "maskmill-job",

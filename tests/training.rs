@@ -274,3 +274,66 @@ fn mistakes_are_all_reported_before_anything_is_written() {
     ran.expect_code(2)
         .expect_error(&["validation.data is empty"]);
 }
+
+const GROUNDER: &str = include_str!("interop/training-grounder.toml");
+
+#[test]
+fn a_grounder_is_trained_and_measured_by_the_same_commands() {
+    let training = Training::new();
+    fs::write(training.folder.path().join("training.toml"), GROUNDER).unwrap();
+    let first = training.train(&["--steps-at-most", "3"]);
+    first.expect_code(0);
+    assert!(first.stdout.contains("3 of 6 steps"), "{first:#?}");
+    let ran = training.train(&[]);
+    ran.expect_code(0);
+    for words in [
+        "6 of 6 steps, 24 images",
+        "Checkpoint:  runs/very-small/checkpoint.safetensors (the best validation: 0.",
+        "maskmill eval runs/very-small/checkpoint.safetensors --pipeline training.toml",
+    ] {
+        assert!(ran.stdout.contains(words), "no {words:?} in {ran:#?}");
+    }
+    assert_eq!(steps(&training.text("metrics.csv")), ["2", "4", "6"]);
+    assert!(
+        training
+            .text("metrics.csv")
+            .starts_with("step,images,seconds,learning_rate,loss,class,")
+    );
+    assert_eq!(
+        training.text("validation.csv").lines().next().unwrap(),
+        "step,images,objects,phrases,ap50_held_out,ap50_others"
+    );
+    let curves = training.text("curves.svg");
+    assert!(curves.contains("AP50") && curves.contains("<polyline"));
+    for name in [
+        "config.json",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer_config.json",
+    ] {
+        assert!(training.path(name).exists(), "{name}");
+    }
+    let validation = ran.events();
+    let validation = validation
+        .iter()
+        .find(|e| e["event"] == "validation")
+        .unwrap();
+    assert_eq!(
+        (&validation["step"], &validation["images"]),
+        (&4.into(), &3.into())
+    );
+
+    let checkpoint = training.path("checkpoint.safetensors");
+    let evaluated = training.eval(&checkpoint, &["--json"]);
+    evaluated.expect_code(0);
+    let report: Value = serde_json::from_str(&evaluated.stdout).unwrap();
+    assert_eq!(report["images"], 3);
+    assert!(report["by_form"].as_array().unwrap().len() > 3);
+    let printed = training.eval(&checkpoint, &[]);
+    printed.expect_code(0);
+    assert!(printed.stdout.contains("held out"), "{printed:#?}");
+    let automatic = training.eval(&checkpoint, &["--automatic"]);
+    automatic
+        .expect_code(2)
+        .expect_error(&["--automatic", "Segment Anything", "training.toml"]);
+}

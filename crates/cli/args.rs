@@ -103,7 +103,7 @@ pub(crate) struct TrainArguments {
 
 #[derive(Args)]
 pub(crate) struct EvalArguments {
-    /// A SAM checkpoint, .pth or .safetensors.
+    /// A SAM checkpoint, .pth or .safetensors; of a grounder the file, or the folder that holds it.
     pub checkpoint: PathBuf,
     /// The training file whose validation section says on what.
     #[arg(long, value_name = "FILE")]

@@ -1,6 +1,9 @@
-//! `maskmill eval`: how well a checkpoint answers clicks and boxes, and what it finds by itself.
+//! `maskmill eval`: how well a checkpoint answers clicks and boxes, and what it finds by itself; or how well a grounder finds
+//! what phrases name.
 
+use maskmill_job::{AnyTrainingJob, GrounderPipeline, TrainingJob};
 use maskmill_sam::{AutomaticOptions, DeviceName, MaskFilters};
+use maskmill_train::grounder::{self, GrounderReport, SceneData};
 use maskmill_train::{COUNTED_PART, Data, Evaluation, FOUND_IOU, Report, evaluate};
 
 use crate::args::EvalArguments;
@@ -8,14 +11,86 @@ use crate::failure::Failure;
 use crate::job_files::{read_training, start_logging};
 
 pub(crate) fn eval(arguments: &EvalArguments) -> Result<(), Failure> {
-    let job = read_training(&arguments.pipeline, &arguments.place)?;
+    match read_training(&arguments.pipeline, &arguments.place)? {
+        AnyTrainingJob::Segmenter(job) => eval_segmenter(arguments, &job),
+        AnyTrainingJob::Grounder(job) => eval_grounder(arguments, &job),
+    }
+}
+
+fn nothing_to_measure_on(arguments: &EvalArguments) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{} has no [[validation.data]]: there is nothing to measure on",
+        arguments.pipeline.display()
+    )
+}
+
+fn passed_over(problem: String) {
+    tracing::warn!("an example was passed over: {problem}");
+}
+
+fn eval_grounder(
+    arguments: &EvalArguments,
+    job: &TrainingJob<GrounderPipeline>,
+) -> Result<(), Failure> {
     start_logging(&job.config.log)?;
-    let Some(settings) = &job.pipeline.validation else {
+    if arguments.automatic {
         let error = anyhow::anyhow!(
-            "{} has no [[validation.data]]: there is nothing to measure on",
+            "--automatic is for models of Segment Anything; {} trains a grounder. Remove it",
             arguments.pipeline.display()
         );
         return Err(error.into());
+    }
+    let Some(settings) = &job.pipeline.validation else {
+        return Err(nothing_to_measure_on(arguments).into());
+    };
+    let device = job.config.run.device.parse::<DeviceName>()?.open()?;
+    let data = SceneData::open(&settings.data, "validation.data")?;
+    let report = grounder::evaluate(
+        &arguments.checkpoint,
+        &device,
+        &data,
+        settings.images as usize,
+        job.pipeline.queries.held_out,
+        &mut passed_over,
+    )?;
+    match arguments.json {
+        true => println!("{}", serde_json::to_string(&report)?),
+        false => print_grounder(&report),
+    }
+    Ok(())
+}
+
+fn print_grounder(report: &GrounderReport) {
+    println!(
+        "{} phrases of {} objects on {} images, each asked of all images; {} scenes had no object to find",
+        report.phrases, report.objects, report.images, report.skipped
+    );
+    println!(
+        "AP50, {:>4} phrases with a pair of colour and shape that was held out  {:.3}",
+        report.held_out_phrases, report.ap50_held_out
+    );
+    println!(
+        "AP50, {:>4} other phrases                                              {:.3}",
+        report.phrases - report.held_out_phrases,
+        report.ap50_others
+    );
+    println!("By what phrases say: held out, others");
+    for form in &report.by_form {
+        println!(
+            "{:<30} {:>4} phrases {:.3}, {:>4} phrases {:.3}",
+            form.form,
+            form.held_out_phrases,
+            form.ap50_held_out,
+            form.other_phrases,
+            form.ap50_others
+        );
+    }
+}
+
+fn eval_segmenter(arguments: &EvalArguments, job: &TrainingJob) -> Result<(), Failure> {
+    start_logging(&job.config.log)?;
+    let Some(settings) = &job.pipeline.validation else {
+        return Err(nothing_to_measure_on(arguments).into());
     };
     let device = job.config.run.device.parse::<DeviceName>()?.open()?;
     let points_per_batch = job.config.run.points_per_batch as usize;
@@ -27,13 +102,12 @@ pub(crate) fn eval(arguments: &EvalArguments) -> Result<(), Failure> {
             .then(|| (automatic(arguments), points_per_batch)),
     };
     let data = Data::open(&settings.data, "validation.data")?;
-    let mut skipped = |problem: String| tracing::warn!("an example was passed over: {problem}");
     let report = evaluate(
         &arguments.checkpoint,
         &device,
         &data,
         &evaluation,
-        &mut skipped,
+        &mut passed_over,
     )?;
     match arguments.json {
         true => println!("{}", serde_json::to_string(&report)?),

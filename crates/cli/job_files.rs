@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use maskmill_job::{
-    Config, Job, Log, LogFormat, TextFile, TrainingJob, load, load_config, load_training,
+    AnyTrainingJob, Config, Job, Log, LogFormat, TextFile, load, load_any_training, load_config,
 };
 use maskmill_pipeline::{JobOutput, store_options};
 use maskmill_storage::StoreOptions;
@@ -55,9 +55,9 @@ pub(crate) fn read_job(arguments: &JobArguments) -> anyhow::Result<Job> {
 }
 
 /// The training run of the files and overrides that were given.
-pub(crate) fn read_training(path: &Path, place: &TrainingPlace) -> anyhow::Result<TrainingJob> {
+pub(crate) fn read_training(path: &Path, place: &TrainingPlace) -> anyhow::Result<AnyTrainingJob> {
     let (pipeline, config) = (text(path)?, text(&place.config)?);
-    let mut job = load_training(
+    let mut job = load_any_training(
         TextFile {
             name: &path.display().to_string(),
             text: &pipeline,
@@ -68,7 +68,7 @@ pub(crate) fn read_training(path: &Path, place: &TrainingPlace) -> anyhow::Resul
         },
         &place.overrides,
     )?;
-    set_format(&mut job.config.log, place.log_format);
+    set_format(&mut job.config_mut().log, place.log_format);
     Ok(job)
 }
 

@@ -17,6 +17,7 @@ mod progress;
 mod run;
 mod status;
 mod train;
+mod training_words;
 mod view;
 
 use std::process::ExitCode;

@@ -1,89 +1,137 @@
 //! `maskmill train`: a training run, with a progress bar or a line per row of the metrics, and a summary.
 
 use std::collections::HashSet;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use maskmill_job::{Log, TrainingJob};
+use maskmill_job::{AnyTrainingJob, Config, Log};
 use maskmill_sam::DeviceName;
 use maskmill_train::curves::{self, CURVES};
 use maskmill_train::metrics::{EVENTS, METRICS, Metrics};
 use maskmill_train::{
-    Observer, Outcome, Place, Position, Report, StepReport, TrainError, files, record_of,
-    train as run_training,
+    Observer, Outcome, Place, Position, TrainError, files, grounder, record_of, record_of_grounder,
+    train as train_segmenter,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::args::TrainArguments;
 use crate::failure::{Failure, INTERRUPTED};
 use crate::interrupt::save_on_signals;
 use crate::job_files::{VERSION, last_words, read_training, start_logging};
 use crate::progress::{line, new_bar};
+use crate::training_words::{StepWords, ValidationWords};
 
 pub(crate) fn train(arguments: &TrainArguments) -> Result<(), Failure> {
-    let job = read_training(&arguments.pipeline, &arguments.place)?;
-    start_logging(&job.config.log)?;
-    let device = job.config.run.device.parse::<DeviceName>()?.open()?;
-    let record = record_of(&job.pipeline, VERSION)?;
-    let directory = job.directory();
-    let stop = save_on_signals()?;
-    let place = Place {
-        directory: &directory,
-        device: &device,
-        train: &job.config.train,
-        stop,
-        steps_at_most: arguments.steps_at_most,
-    };
-    let mut watcher = Watcher::new(&job.config.log, &directory);
-    let outcome = run_training(&job.pipeline, &record, &place, &mut watcher);
-    watcher.finish();
-    let outcome = outcome.map_err(|error| match watcher.progress {
-        Some(_) => Failure::incomplete(error),
-        None => Failure::from(error),
-    })?;
-    if stop.load(Ordering::Relaxed) && !outcome.finished {
-        let step = outcome.position.step;
-        let words = format!("saved at step {step}; run the same command again to go on");
-        last_words("stopped", &words);
-        std::process::exit(INTERRUPTED.into());
+    match read_training(&arguments.pipeline, &arguments.place)? {
+        AnyTrainingJob::Segmenter(job) => {
+            let pipeline = &job.pipeline;
+            let run = Run {
+                arguments,
+                config: &job.config,
+                directory: &job.directory(),
+                steps: pipeline.optimiser.steps,
+                validates: pipeline.validation.is_some(),
+            };
+            let record = || record_of(pipeline, VERSION);
+            run.watched(record, |record, place, watcher| {
+                train_segmenter(pipeline, record, place, watcher)
+            })
+        }
+        AnyTrainingJob::Grounder(job) => {
+            let pipeline = &job.pipeline;
+            let run = Run {
+                arguments,
+                config: &job.config,
+                directory: &job.directory(),
+                steps: pipeline.optimiser.steps,
+                validates: pipeline.validation.is_some(),
+            };
+            let record = || Ok(record_of_grounder(pipeline, VERSION));
+            run.watched(record, |record, place, watcher| {
+                grounder::train(pipeline, record, place, watcher)
+            })
+        }
     }
-    print_summary(arguments, &job, &outcome);
-    Ok(())
 }
 
-fn print_summary(arguments: &TrainArguments, job: &TrainingJob, outcome: &Outcome) {
-    let (position, steps) = (&outcome.position, job.pipeline.optimiser.steps);
-    let directory = job.directory();
-    let directory = directory.display();
-    println!(
-        "{} of {steps} steps, {} images, {} of training",
-        position.step,
-        position.images,
-        HumanDuration(Duration::from_secs_f64(position.seconds.max(0.0))),
-    );
-    if !outcome.finished {
-        println!("Stopped as --steps-at-most says; the same command goes on.");
-    }
-    let (checkpoint, why) = match position.best {
-        Some((score, step)) => {
-            let why = format!(" (the best validation: {score:.3} at step {step})");
-            (outcome.checkpoint.clone(), why)
+/// What a run is begun with, whatever is trained.
+struct Run<'r> {
+    arguments: &'r TrainArguments,
+    config: &'r Config,
+    directory: &'r Path,
+    steps: u32,
+    validates: bool,
+}
+
+impl Run<'_> {
+    /// Trains by `begin`, given the record of the run, and says how it ended.
+    fn watched<S: StepWords, V: ValidationWords, R>(
+        &self,
+        record: impl FnOnce() -> Result<R, TrainError>,
+        begin: impl FnOnce(&R, &Place<'_>, &mut Watcher<S, V>) -> Result<Outcome, TrainError>,
+    ) -> Result<(), Failure> {
+        start_logging(&self.config.log)?;
+        let device = self.config.run.device.parse::<DeviceName>()?.open()?;
+        let record = record()?;
+        let stop = save_on_signals()?;
+        let place = Place {
+            directory: self.directory,
+            device: &device,
+            train: &self.config.train,
+            stop,
+            steps_at_most: self.arguments.steps_at_most,
+        };
+        let mut watcher = Watcher::new(&self.config.log, self.directory);
+        let outcome = begin(&record, &place, &mut watcher);
+        watcher.finish();
+        let outcome = outcome.map_err(|error| match watcher.progress {
+            Some(_) => Failure::incomplete(error),
+            None => Failure::from(error),
+        })?;
+        if stop.load(Ordering::Relaxed) && !outcome.finished {
+            let step = outcome.position.step;
+            let words = format!("saved at step {step}; run the same command again to go on");
+            last_words("stopped", &words);
+            std::process::exit(INTERRUPTED.into());
         }
-        // Nothing was validated yet, or nothing ever is.
-        None => (job.directory().join(files::LAST), String::new()),
-    };
-    println!("Checkpoint:  {}{why}", checkpoint.display());
-    println!("Metrics:     {directory}/{METRICS}, drawn in {directory}/{CURVES}");
-    println!("TensorBoard: tensorboard --logdir {directory}/{EVENTS}");
-    if job.pipeline.validation.is_some() {
+        self.print_summary(&outcome);
+        Ok(())
+    }
+
+    fn print_summary(&self, outcome: &Outcome) {
+        let (position, steps) = (&outcome.position, self.steps);
+        let directory = self.directory.display();
         println!(
-            "Measure it:  maskmill eval {} --pipeline {} --config {}",
-            checkpoint.display(),
-            arguments.pipeline.display(),
-            arguments.place.config.display(),
+            "{} of {steps} steps, {} images, {} of training",
+            position.step,
+            position.images,
+            HumanDuration(Duration::from_secs_f64(position.seconds.max(0.0))),
         );
+        if !outcome.finished {
+            println!("Stopped as --steps-at-most says; the same command goes on.");
+        }
+        let (checkpoint, why) = match position.best {
+            Some((score, step)) => {
+                let why = format!(" (the best validation: {score:.3} at step {step})");
+                (outcome.checkpoint.clone(), why)
+            }
+            // Nothing was validated yet, or nothing ever is.
+            None => (self.directory.join(files::LAST), String::new()),
+        };
+        println!("Checkpoint:  {}{why}", checkpoint.display());
+        println!("Metrics:     {directory}/{METRICS}, drawn in {directory}/{CURVES}");
+        println!("TensorBoard: tensorboard --logdir {directory}/{EVENTS}");
+        if self.validates {
+            println!(
+                "Measure it:  maskmill eval {} --pipeline {} --config {}",
+                checkpoint.display(),
+                self.arguments.pipeline.display(),
+                self.arguments.place.config.display(),
+            );
+        }
     }
 }
 
@@ -91,13 +139,14 @@ fn print_summary(arguments: &TrainArguments, job: &TrainingJob, outcome: &Outcom
 const WARNINGS: usize = 20;
 
 /// Shows a run and writes its metrics.
-struct Watcher {
+struct Watcher<S, V> {
     directory: PathBuf,
     bar: ProgressBar,
     lines: bool,
     /// There once the run has begun.
     progress: Option<Progress>,
     warned: HashSet<String>,
+    reports: PhantomData<fn(S, V)>,
 }
 
 /// How far a run is, as of this process.
@@ -117,7 +166,7 @@ impl Progress {
     }
 }
 
-impl Watcher {
+impl<S: StepWords, V: ValidationWords> Watcher<S, V> {
     fn new(log: &Log, directory: &Path) -> Self {
         let (bar, lines) = new_bar(log);
         Watcher {
@@ -126,6 +175,7 @@ impl Watcher {
             lines,
             progress: None,
             warned: HashSet::new(),
+            reports: PhantomData,
         }
     }
 
@@ -144,14 +194,14 @@ impl Watcher {
     }
 }
 
-impl Observer for Watcher {
+impl<S: StepWords, V: ValidationWords> Observer<S, V> for Watcher<S, V> {
     fn begun(
         &mut self,
         position: &Position,
         steps: u32,
         parameters: usize,
     ) -> Result<(), TrainError> {
-        let metrics = Metrics::open(&self.directory, position.step)?;
+        let metrics = Metrics::of::<S, V>(&self.directory, position.step)?;
         self.progress = Some(Progress {
             metrics,
             steps,
@@ -168,22 +218,34 @@ impl Observer for Watcher {
         Ok(())
     }
 
-    fn stepped(&mut self, report: &StepReport) -> Result<(), TrainError> {
+    fn stepped(&mut self, report: &S) -> Result<(), TrainError> {
         let progress = self.begun();
         progress.metrics.stepped(report)?;
-        let left = progress.left(report.step);
-        self.bar.set_position(u64::from(report.step));
-        self.bar.set_message(words(report, left));
-        line(self.lines, &step_line(report, left));
+        let left = progress.left(report.step());
+        self.bar.set_position(u64::from(report.step()));
+        self.bar.set_message(report.words(left));
+        let mut told = report.json();
+        told["event"] = "step".into();
+        told["eta_seconds"] = json!(left.map(|left| left.as_secs()));
+        line(self.lines, &told);
         Ok(())
     }
 
-    fn validated(&mut self, step: u32, report: &Report, best: bool) -> Result<(), TrainError> {
+    fn validated(&mut self, step: u32, report: &V, best: bool) -> Result<(), TrainError> {
         self.begun().metrics.validated(step, report)?;
         curves::draw(&self.directory)?;
         self.bar.suspend(|| match self.lines {
-            true => line(true, &validation_line(step, report, best)),
-            false => eprintln!("{}", validation_words(step, report, best)),
+            true => {
+                let mut told = report.json();
+                told["event"] = "validation".into();
+                told["step"] = step.into();
+                told["best"] = best.into();
+                line(true, &told);
+            }
+            false => {
+                let best = if best { "; the best so far" } else { "" };
+                eprintln!("step {step}: {}{best}", report.words());
+            }
         });
         Ok(())
     }
@@ -198,45 +260,6 @@ impl Observer for Watcher {
                 .suspend(|| tracing::warn!("an example was passed over: {problem}{more}"));
         }
     }
-}
-
-fn step_line(report: &StepReport, left: Option<Duration>) -> Value {
-    json!({"event": "step", "step": report.step, "images": report.images,
-        "seconds": report.seconds, "learning_rate": report.learning_rate, "loss": report.loss,
-        "focal": report.focal, "dice": report.dice, "iou": report.iou,
-        "gradient_norm": report.gradient_norm, "images_per_second": report.images_per_second,
-        "skipped": report.skipped, "eta_seconds": left.map(|left| left.as_secs())})
-}
-
-fn validation_line(step: u32, report: &Report, best: bool) -> Value {
-    json!({"event": "validation", "step": step, "images": report.images, "masks": report.masks,
-        "miou_1_click_best": report.miou_1_click_best, "miou_1_click": report.miou_1_click,
-        "miou_3_clicks": report.miou_3_clicks, "miou_5_clicks": report.miou_5_clicks,
-        "miou_box": report.miou_box, "iou_correlation": report.iou_correlation, "best": best})
-}
-
-/// `loss 1.234, 3.21 images/s, 4 hours left`
-fn words(report: &StepReport, left: Option<Duration>) -> String {
-    let left = left.map_or(String::new(), |left| {
-        let left = Duration::from_secs(left.as_secs());
-        format!(", {} left", HumanDuration(left))
-    });
-    format!(
-        "loss {:.3}, {:.2} images/s{left}",
-        report.loss, report.images_per_second
-    )
-}
-
-/// `step 500: mIoU 0.612 at 1 click (best mask), 0.655 at 3, 0.689 at 5, 0.743 of boxes; the best so far`
-fn validation_words(step: u32, report: &Report, best: bool) -> String {
-    let best = match best {
-        true => "; the best so far",
-        false => "",
-    };
-    format!(
-        "step {step}: mIoU {:.3} at 1 click (best mask), {:.3} at 3, {:.3} at 5, {:.3} of boxes{best}",
-        report.miou_1_click_best, report.miou_3_clicks, report.miou_5_clicks, report.miou_box
-    )
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! Colours varied by one affine map of the whole image.
 
+use maskmill_pixels::RgbImage;
+
 use crate::augmentation::Colour;
 use crate::random::Random;
+use crate::sample::COLOURS;
 
 /// Gray from red, green and blue (ITU-R BT.601, Pillow's `convert("L")`).
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
@@ -42,6 +45,13 @@ pub(crate) fn recolour(pixels: &mut [u8], colour: &Colour, random: &mut Random) 
             (own[2] * blue + common) as u8,
         ];
     }
+}
+
+/// The image with colours drawn by a seed, as a [`Sampler`](crate::Sampler) draws them.
+pub fn recoloured(image: &RgbImage, colour: &Colour, seed: u64) -> RgbImage {
+    let mut pixels = image.data().to_vec();
+    recolour(&mut pixels, colour, &mut Random::new(seed, COLOURS));
+    RgbImage::new(image.size(), pixels).expect("as many pixels as before")
 }
 
 fn mean_gray(pixels: &[[u8; 3]], weights: [f32; 3]) -> f32 {

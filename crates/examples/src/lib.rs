@@ -40,6 +40,7 @@ use maskmill_pixels::RgbImage;
 
 pub use augmentation::{Augmentation, Colour, OptionsError};
 pub use coco::CocoDataset;
+pub use colour::recoloured;
 pub use error::{ExampleError, MaskProblem, OpenError, Problem};
 pub use output::{MaskOutput, TableError};
 pub use polygon::PolygonError;

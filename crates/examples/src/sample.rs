@@ -61,7 +61,7 @@ const CROP_TRIES: u32 = 8;
 
 /// The streams of a seed: what one of them draws does not depend on how much another has drawn.
 const FRAMES: u64 = 0;
-const COLOURS: u64 = 1;
+pub(crate) const COLOURS: u64 = 1;
 const TEXTURES: u64 = 2;
 
 impl Sampler {

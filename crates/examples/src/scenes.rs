@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use maskmill_scenes::SceneOptions;
+use maskmill_scenes::{Scene, SceneOptions};
 
 use crate::assemble::At;
 use crate::random::Random;
@@ -39,21 +39,31 @@ impl Scenes {
         })
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many there are; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "there is at least one scene")]
+    pub fn len(&self) -> usize {
         self.count
     }
 
     /// `scenes/SEED/INDEX`.
-    pub(crate) fn key(&self, index: usize) -> String {
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn key(&self, index: usize) -> String {
         assert!(index < self.count, "scene {index} of {}", self.count);
         format!("scenes/{}/{index:08}", self.seed)
     }
 
-    pub(crate) fn example(&self, index: usize) -> Result<Example, ExampleError> {
-        let key = self.key(index);
+    /// A scene with all that is known of its objects: the same for the same options and seed.
+    pub fn scene(&self, index: usize) -> Scene {
         // Mixed: seeds that follow each other would have all scenes but one in common.
         let seed = Random::new(self.seed, index as u64).next();
-        let scene = self.options.scene(seed);
+        self.options.scene(seed)
+    }
+
+    pub(crate) fn example(&self, index: usize) -> Result<Example, ExampleError> {
+        let key = self.key(index);
+        let scene = self.scene(index);
         let at = At {
             key: &key,
             file: Path::new("scene"),

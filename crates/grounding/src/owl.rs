@@ -7,25 +7,21 @@
 use std::fmt;
 use std::path::Path;
 
-use burn::module::Module;
-use burn::nn::{LayerNorm, Linear};
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, TensorData};
 use maskmill_pixels::RgbImage;
 use maskmill_weights::{Checkpoint, ModelKind, Shapes, Weights, to_host};
 
 use crate::clip::towers;
 use crate::config::ModelConfig;
+use crate::detector::{OwlNetworks, TINY, box_bias, unit};
 use crate::files::{LoadError, tokenizer_place, weights_file};
 use crate::pixel_values::{OwlInput, Squaring};
 use crate::texts::{Embeddings, TextEncoder, dot};
 use crate::tokenizer::ClipTokenizer;
-use crate::towers::{ImageSizes, ImageTower, Layout, TextSizes, TextTower, TowerShapes};
-use crate::transformer::EPSILON;
+use crate::towers::{ImageSizes, Layout, TextSizes, TowerShapes};
 
 /// The models, for errors.
-const MODEL: &str = "an OWL-ViT or OWLv2";
-/// Kept away from 0 where embeddings are divided by their length (`ClassPredictionHead`).
-const TINY: f32 = 1e-6;
+pub(crate) const MODEL: &str = "an OWL-ViT or OWLv2";
 /// Queries scored at once: it bounds the matrix of scores, 7 MB for OWLv2's 3600 boxes.
 const QUERIES_PER_BATCH: usize = 512;
 /// A single query is scored beside one of zeros: for one column the CPU's matrix product sums in another order, and
@@ -70,13 +66,14 @@ impl fmt::Display for OwlArchitecture {
     }
 }
 
-struct Parts {
-    architecture: OwlArchitecture,
-    layout: Layout,
+/// What a checkpoint is of, and how it names its tensors.
+pub(crate) struct Parts {
+    pub(crate) architecture: OwlArchitecture,
+    pub(crate) layout: Layout,
 }
 
 impl Parts {
-    fn of(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         let is_v2 = match ModelKind::of(checkpoint) {
             ModelKind::OwlVit => false,
             ModelKind::Owlv2 | ModelKind::Unknown => true,
@@ -114,53 +111,11 @@ impl Parts {
 /// A loaded detector with its tokenizer.
 pub struct Owl {
     architecture: OwlArchitecture,
-    networks: Networks,
+    networks: OwlNetworks,
     tokenizer: ClipTokenizer,
     /// `[1, boxes, 4]`: where a patch expects its box.
     box_bias: Tensor<3>,
     device: Device,
-}
-
-#[derive(Module, Debug)]
-struct Networks {
-    text: TextTower,
-    image: ImageTower,
-    layer_norm: LayerNorm,
-    class_head: ClassHead,
-    box_head: PatchMlp,
-    objectness_head: Option<PatchMlp>,
-}
-
-/// Patch tokens to embeddings that are compared with queries, and each patch's own shift and scale.
-#[derive(Module, Debug)]
-struct ClassHead {
-    dense0: Linear,
-    logit_shift: Linear,
-    logit_scale: Linear,
-}
-
-/// Three linear layers with GELU between them (`BoxPredictionHead`).
-#[derive(Module, Debug)]
-struct PatchMlp {
-    dense0: Linear,
-    dense1: Linear,
-    dense2: Linear,
-}
-
-impl PatchMlp {
-    fn load(w: &mut Weights<'_>, prefix: &str, width: usize, output: usize) -> Self {
-        Self {
-            dense0: w.linear(&format!("{prefix}.dense0"), width, width),
-            dense1: w.linear(&format!("{prefix}.dense1"), width, width),
-            dense2: w.linear(&format!("{prefix}.dense2"), width, output),
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = activation::gelu(self.dense0.forward(x));
-        let x = activation::gelu(self.dense1.forward(x));
-        self.dense2.forward(x)
-    }
 }
 
 /// What the image side makes of an image: everything that does not depend on the queries.
@@ -225,31 +180,12 @@ impl Owl {
         // Of the CLIP that the detector was made from; a detector does not use them.
         w.ignore(layout.image_projection);
         w.ignore(layout.logit_scale);
-        w.ignore("box_bias");
-        let width = architecture.image.transformer.width;
-        // The class head compares in the text tower's width, to which texts are projected.
-        let dim = architecture.text.embed_dim;
-        let networks = Networks {
-            text: TextTower::load(&mut w, &layout, &architecture.text),
-            image: ImageTower::load(&mut w, &layout, &architecture.image),
-            layer_norm: w.layer_norm("layer_norm", width, EPSILON),
-            class_head: ClassHead {
-                dense0: w.linear("class_head.dense0", width, dim),
-                logit_shift: w.linear("class_head.logit_shift", width, 1),
-                logit_scale: w.linear("class_head.logit_scale", width, 1),
-            },
-            box_head: PatchMlp::load(&mut w, "box_head", width, 4),
-            objectness_head: architecture
-                .has_objectness
-                .then(|| PatchMlp::load(&mut w, "objectness_head", width, 1)),
-        };
+        let networks = OwlNetworks::load(&mut w, &layout, &architecture);
         w.finish(&architecture)?;
-        let box_bias = box_bias(architecture.image.grid());
-        let box_bias = TensorData::new(box_bias, [1, architecture.boxes(), 4]);
         Ok(Self {
             networks,
             tokenizer,
-            box_bias: Tensor::from_data(box_bias, device),
+            box_bias: box_bias(architecture.image.grid(), device),
             device: device.clone(),
             architecture,
         })
@@ -306,30 +242,21 @@ impl Owl {
 
     /// The image side, done once per image.
     pub fn embed(&self, input: &OwlInput) -> OwlImage {
-        let networks = &self.networks;
-        let tokens = networks
-            .image
-            .normalise(networks.image.tokens(input.tensor(&self.device)));
+        let images = input.tensor(&self.device);
+        let patches = self.networks.patches(images, self.box_bias.clone());
         let boxes = self.architecture.boxes();
-        let class = tokens.clone().narrow(1, 0, 1);
-        let patches = tokens.narrow(1, 1, boxes);
-        let features = networks.layer_norm.forward(patches * class);
-        let head = &networks.class_head;
         let flat = |x: Tensor<3>| -> Tensor<2> {
             let channels = x.dims()[2];
             x.reshape([boxes, channels])
         };
-        let located = networks.box_head.forward(features.clone()) + self.box_bias.clone();
-        let mut located = activation::sigmoid(located);
-        if let Some(objectness) = &networks.objectness_head {
-            let objectness = objectness.forward(features.clone());
-            located = Tensor::cat(vec![located, objectness], 2);
-        }
+        let located = match patches.objectness {
+            Some(objectness) => Tensor::cat(vec![patches.boxes, objectness], 2),
+            None => patches.boxes,
+        };
         OwlImage {
-            class_embeds: flat(head.dense0.forward(features.clone())),
-            shift: flat(head.logit_shift.forward(features.clone())),
-            // ELU, plus 1: positive.
-            scale: flat(activation::elu(head.logit_scale.forward(features), 1.0)).add_scalar(1.0),
+            class_embeds: flat(patches.class_embeds),
+            shift: flat(patches.shift),
+            scale: flat(patches.scale),
             boxes: flat(located),
             extent: input.extent(),
         }
@@ -344,8 +271,7 @@ impl Owl {
         queries: &Queries,
         mut sink: impl FnMut(usize, &[f32]),
     ) -> CandidateBoxes {
-        let norm = image.class_embeds.clone().square().sum_dim(1).sqrt();
-        let embeds = image.class_embeds.clone() / norm.add_scalar(TINY);
+        let embeds = unit(image.class_embeds.clone());
         let [_, located] = image.boxes.dims();
         let mut boxes = None;
         let mut first = 0;
@@ -436,17 +362,6 @@ fn corners([cx, cy, width, height]: [f32; 4]) -> [f32; 4] {
     ]
 }
 
-/// Each patch's default box, its corner and the size of a patch, before the sigmoid: `[grid * grid, 4]`
-/// (`compute_box_bias`).
-fn box_bias(grid: usize) -> Vec<f32> {
-    let logit = |v: f32| (v + 1e-4).ln() - (1e-4 - v).ln_1p();
-    let at = |i: usize| logit((i + 1) as f32 / grid as f32);
-    let size = logit(1.0 / grid as f32);
-    let rows = 0..grid;
-    rows.flat_map(|y| (0..grid).flat_map(move |x| [at(x), at(y), size, size]))
-        .collect()
-}
-
 fn first_greatest(values: &[f32]) -> usize {
     let places = 0..values.len();
     let greatest = places.reduce(|a, b| if values[b] > values[a] { b } else { a });
@@ -507,20 +422,6 @@ fn generalised_iou_with_unit(corners: [f32; 4]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn default_boxes_are_the_patches_corners() {
-        let bias = box_bias(2);
-        assert_eq!(bias.len(), 16);
-        let sigmoid = |v: f32| 1.0 / (1.0 + (-v).exp());
-        let first: Vec<f32> = bias[..4].iter().map(|&v| sigmoid(v)).collect();
-        for (got, expected) in first.iter().zip([0.5, 0.5, 0.5, 0.5]) {
-            assert!((got - expected).abs() < 1e-3, "{first:?}");
-        }
-        // The second patch is to the right: x changes, y does not.
-        assert!(bias[4] > bias[0] && bias[5] == bias[1]);
-        assert!(bias.iter().all(|v| v.is_finite()));
-    }
 
     #[test]
     fn an_example_s_patch_fits_the_image_and_is_unlike_the_mean() {

@@ -8,9 +8,9 @@ use maskmill_pixels::{RgbImage, resize_bicubic};
 use crate::antialias::shrink_square;
 
 /// Mean of CLIP's training images (`OPENAI_CLIP_MEAN`), of values in [0, 1].
-const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+pub(crate) const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Their standard deviation (`OPENAI_CLIP_STD`).
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+pub(crate) const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// An image for CLIP, not yet normalised: CPU work that can run ahead of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]

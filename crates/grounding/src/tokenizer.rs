@@ -12,8 +12,8 @@ use tokenizers::{AddedToken, Tokenizer};
 /// CLIP's word pattern (`CLIPTokenizer`, transformers).
 const WORDS: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-const START: &str = "<|startoftext|>";
-const END: &str = "<|endoftext|>";
+pub(crate) const START: &str = "<|startoftext|>";
+pub(crate) const END: &str = "<|endoftext|>";
 
 /// Why a tokenizer could not be used.
 #[derive(Debug, thiserror::Error)]

@@ -99,8 +99,8 @@ impl Layout {
                 bias: None,
             },
             KeyNames::HuggingFace => {
-                let weight = w.values(key, [embed_dim, width]);
-                w.linear_of(&weight, None, width, embed_dim)
+                let prefix = key.strip_suffix(".weight").expect("a layer's weight");
+                w.linear_without_bias(prefix, width, embed_dim)
             }
         }
     }

@@ -142,24 +142,21 @@ impl Layer {
             KeyNames::OpenClip => ("ln_1", "attn", "ln_2", "mlp.c_fc", "mlp.c_proj"),
         };
         // Queries, keys and values are one product, `[3 width, width]` as PyTorch's `in_proj_weight`.
-        let (weight, bias) = match names {
-            KeyNames::OpenClip => (
-                w.values(&key("attn.in_proj_weight"), [3 * width, width]),
-                w.values(&key("attn.in_proj_bias"), [3 * width]),
-            ),
+        let qkv = |w: &mut Weights<'_>| match names {
+            KeyNames::OpenClip => {
+                let weight = w.values(&key("attn.in_proj_weight"), [3 * width, width]);
+                let bias = w.values(&key("attn.in_proj_bias"), [3 * width]);
+                w.linear_of(&weight, Some(bias), width, 3 * width)
+            }
             KeyNames::HuggingFace => {
-                let (mut weight, mut bias) = (Vec::new(), Vec::new());
-                for part in ["q_proj", "k_proj", "v_proj"] {
-                    let part = key(&format!("self_attn.{part}"));
-                    weight.extend(w.values(&format!("{part}.weight"), [width, width]));
-                    bias.extend(w.values(&format!("{part}.bias"), [width]));
-                }
-                (weight, bias)
+                let parts = ["q_proj", "k_proj", "v_proj"];
+                let parts = parts.map(|part| key(&format!("self_attn.{part}")));
+                w.fused_linear(&parts, width, width)
             }
         };
         Self {
             norm1: w.layer_norm(&key(norm1), width, EPSILON),
-            qkv: w.linear_of(&weight, Some(bias), width, 3 * width),
+            qkv: qkv(w),
             out_proj: w.linear(&key(&format!("{attention}.out_proj")), width, width),
             norm2: w.layer_norm(&key(norm2), width, EPSILON),
             fc1: w.linear(&key(fc1), width, mlp_dim),

@@ -25,7 +25,8 @@
 //! a secret get through: a location with credentials in it is refused, and no message repeats it.
 //!
 //! A training run has a training file in place of the pipeline file, read in the same way into a
-//! [`TrainingJob`]; its [`TrainingRecord`] decides whether a run may go on.
+//! [`TrainingJob`]; its [`TrainingRecord`] decides whether a run may go on. Its `task` says what is
+//! trained, and with that which sections the file has: [`AnyTrainingJob`].
 //!
 //! A mistake is reported with its file and line, and all mistakes of both files at once:
 //! see [`ConfigError`].
@@ -61,8 +62,8 @@ pub use fingerprint::{Fingerprint, OUTPUT_VERSION, canonical_json};
 pub use item::{Extras, Item, ItemKind, Reject, items_digest};
 pub use labels::{CropBackground, Label, LabellerSettings, Labels};
 pub use load::{
-    Job, TextFile, TrainingJob, load, load_config, load_pipeline, load_training,
-    load_training_pipeline,
+    AnyTrainingJob, Job, TextFile, TrainingJob, load, load_any_training, load_config,
+    load_grounder_pipeline, load_pipeline, load_training, load_training_pipeline,
 };
 pub use location::redacted;
 pub use pipeline::{Limits, MaskSettings, ModelSource, Pipeline, Source};
@@ -80,7 +81,8 @@ pub use select::{Selection, SelectionError};
 pub use shard::{Cut, Shard, ShardId, ShardLimits, cut};
 pub use training::{
     ArchitectureSettings, Augmentation, EncoderTraining, ExportPrecision, ExportSettings,
-    LossSettings, OptimiserName, OptimiserSettings, Schedule, StartingWeights, TRAINING_VERSION,
-    TrainingData, TrainingDataKind, TrainingPipeline, TrainingPrompts, TrainingRecord, Validation,
-    training_fingerprint,
+    GrounderArchitecture, GrounderAugmentation, GrounderLoss, GrounderPipeline, GrounderValidation,
+    LossSettings, OptimiserName, OptimiserSettings, QuerySettings, Schedule, StartingWeights,
+    TRAINING_VERSION, TrainingData, TrainingDataKind, TrainingPipeline, TrainingPrompts,
+    TrainingRecord, TrainingTask, Validation, training_fingerprint,
 };

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::document::{Document, Override};
+use crate::document::{Document, Override, Value};
 use crate::pipeline::Pipeline;
 use crate::problem::{ConfigError, Problems};
 use crate::schema::FileKind;
-use crate::training::TrainingPipeline;
+use crate::training::{GrounderPipeline, TrainingPipeline};
 
 /// The text of a file and the name to report problems under.
 #[derive(Debug, Clone, Copy)]
@@ -29,17 +29,43 @@ pub struct Job {
 
 /// A training run: what is learned, and where and how fast.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TrainingJob {
+pub struct TrainingJob<P = TrainingPipeline> {
     /// What is learned.
-    pub pipeline: TrainingPipeline,
+    pub pipeline: P,
     /// Where and how fast; its output root is a path on this machine.
     pub config: Config,
+}
+
+/// A training run of either task.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AnyTrainingJob {
+    /// `task = "segmenter"`, the default.
+    Segmenter(Box<TrainingJob>),
+    /// `task = "grounder"`.
+    Grounder(Box<TrainingJob<GrounderPipeline>>),
 }
 
 impl TrainingJob {
     /// The directory of the run: checkpoints, metrics, curves.
     pub fn directory(&self) -> PathBuf {
         Path::new(&self.config.output.root).join(&self.pipeline.name)
+    }
+}
+
+impl TrainingJob<GrounderPipeline> {
+    /// The directory of the run: checkpoints with their configuration and tokenizer, metrics, curves.
+    pub fn directory(&self) -> PathBuf {
+        Path::new(&self.config.output.root).join(&self.pipeline.name)
+    }
+}
+
+impl AnyTrainingJob {
+    /// Where and how fast.
+    pub fn config_mut(&mut self) -> &mut Config {
+        match self {
+            AnyTrainingJob::Segmenter(job) => &mut job.config,
+            AnyTrainingJob::Grounder(job) => &mut job.config,
+        }
     }
 }
 
@@ -78,12 +104,56 @@ pub fn load_training(
     overrides: &[String],
 ) -> Result<TrainingJob, ConfigError> {
     let mut problems = Problems::default();
-    let (for_training, for_config) = split_by_file(overrides, &mut problems);
-    let pipeline = parse(training, 0, &for_training, &mut problems)
-        .map(|document| TrainingPipeline::read(document, &mut problems));
-    let config = parse(config, 1, &for_config, &mut problems).map(|document| {
+    let (document, config) = training_files(training, config, overrides, &mut problems);
+    let pipeline = document.map(|document| TrainingPipeline::read(document, &mut problems));
+    let job = pipeline.zip(config);
+    let job = job.map(|(pipeline, config)| TrainingJob { pipeline, config });
+    finish(job, problems)
+}
+
+/// Reads a training run of the task that its training file says, as [`load_training`] does.
+///
+/// # Errors
+/// As of [`load_training`].
+pub fn load_any_training(
+    training: TextFile<'_>,
+    config: TextFile<'_>,
+    overrides: &[String],
+) -> Result<AnyTrainingJob, ConfigError> {
+    let mut problems = Problems::default();
+    let (document, config) = training_files(training, config, overrides, &mut problems);
+    let job = document
+        .zip(config)
+        .map(|(document, config)| match is_grounder(&document) {
+            true => AnyTrainingJob::Grounder(Box::new(TrainingJob {
+                pipeline: GrounderPipeline::read(document, &mut problems),
+                config,
+            })),
+            false => AnyTrainingJob::Segmenter(Box::new(TrainingJob {
+                pipeline: TrainingPipeline::read(document, &mut problems),
+                config,
+            })),
+        });
+    finish(job, problems)
+}
+
+fn is_grounder(document: &Document) -> bool {
+    let task = document.get(&["task"]).map(|node| &node.value);
+    matches!(task, Some(Value::String(task)) if task == "grounder")
+}
+
+/// The training file, parsed, and the config file, read.
+fn training_files(
+    training: TextFile<'_>,
+    config: TextFile<'_>,
+    overrides: &[String],
+    problems: &mut Problems,
+) -> (Option<Document>, Option<Config>) {
+    let (for_training, for_config) = split_by_file(overrides, problems);
+    let document = parse(training, 0, &for_training, problems);
+    let config = parse(config, 1, &for_config, problems).map(|document| {
         let root_at = document.place_of(&["output", "root"]).clone();
-        let config = Config::read(document, &mut problems);
+        let config = Config::read(document, problems);
         if config.output.root.contains("://") {
             let what = "output.root must be a path on this machine for training: checkpoints are \
                         written there over and over";
@@ -91,9 +161,7 @@ pub fn load_training(
         }
         config
     });
-    let job = pipeline.zip(config);
-    let job = job.map(|(pipeline, config)| TrainingJob { pipeline, config });
-    finish(job, problems)
+    (document, config)
 }
 
 /// Reads a training file alone; see [`load_training`].
@@ -108,6 +176,21 @@ pub fn load_training_pipeline(
     let overrides = split(overrides, &mut problems);
     let pipeline = parse(file, 0, &overrides, &mut problems)
         .map(|document| TrainingPipeline::read(document, &mut problems));
+    finish(pipeline, problems)
+}
+
+/// Reads a training file of a grounder alone; see [`load_any_training`].
+///
+/// # Errors
+/// Everything that is wrong with the file and the overrides, at once.
+pub fn load_grounder_pipeline(
+    file: TextFile<'_>,
+    overrides: &[String],
+) -> Result<GrounderPipeline, ConfigError> {
+    let mut problems = Problems::default();
+    let overrides = split(overrides, &mut problems);
+    let pipeline = parse(file, 0, &overrides, &mut problems)
+        .map(|document| GrounderPipeline::read(document, &mut problems));
     finish(pipeline, problems)
 }
 

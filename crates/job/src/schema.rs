@@ -5,13 +5,15 @@ use strsim::normalized_damerau_levenshtein;
 /// A section of a file and its keys; the section `""` holds the keys before the first `[section]`.
 pub(crate) type SectionKeys = (&'static str, &'static [&'static str]);
 
-/// Which file: a job has a pipeline and a config file, a training run a training and a config file.
+/// Which file: a job has a pipeline and a config file, a training run a training and a config file. A training file has other
+/// sections for each task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileKind {
     /// What is computed; enters the fingerprint.
     Pipeline,
     /// What is learned; enters the fingerprint.
     Training,
+    Grounder,
     /// Where and how fast; never changes a row.
     Config,
 }
@@ -21,6 +23,7 @@ impl FileKind {
         match self {
             FileKind::Pipeline => PIPELINE,
             FileKind::Training => TRAINING,
+            FileKind::Grounder => GROUNDER,
             FileKind::Config => CONFIG,
         }
     }
@@ -28,8 +31,8 @@ impl FileKind {
     /// The files in which a key may belong that this one does not have.
     fn others(self) -> &'static [FileKind] {
         match self {
-            FileKind::Pipeline | FileKind::Training => &[FileKind::Config],
-            FileKind::Config => &[FileKind::Pipeline, FileKind::Training],
+            FileKind::Pipeline | FileKind::Training | FileKind::Grounder => &[FileKind::Config],
+            FileKind::Config => &[FileKind::Pipeline, FileKind::Training, FileKind::Grounder],
         }
     }
 
@@ -37,6 +40,7 @@ impl FileKind {
         match self {
             FileKind::Pipeline => "pipeline file",
             FileKind::Training => "training file",
+            FileKind::Grounder => "training file of a grounder",
             FileKind::Config => "config file",
         }
     }
@@ -172,7 +176,7 @@ pub(crate) const LABEL: TableKeys = TableKeys {
 };
 
 const TRAINING: &[SectionKeys] = &[
-    ("", &["name", "seed", "data"]),
+    ("", &["name", "task", "seed", "data"]),
     ("model", &["checkpoint"]),
     (
         "architecture",
@@ -245,6 +249,61 @@ const TRAINING: &[SectionKeys] = &[
         "validation",
         &["data", "images", "every_steps", "masks_per_image"],
     ),
+    ("export", &["precision"]),
+];
+
+/// A training file of `task = "grounder"`.
+const GROUNDER: &[SectionKeys] = &[
+    ("", &["name", "task", "seed", "data"]),
+    (
+        "architecture",
+        &[
+            "image_size",
+            "patch_size",
+            "image_dim",
+            "image_depth",
+            "image_heads",
+            "image_mlp_dim",
+            "text_dim",
+            "text_depth",
+            "text_heads",
+            "text_mlp_dim",
+            "context",
+        ],
+    ),
+    ("augmentation", &["flip", "vertical_flip", "colour"]),
+    ("queries", &["per_image", "positives", "held_out"]),
+    (
+        "loss",
+        &[
+            "class",
+            "l1",
+            "giou",
+            "objectness",
+            "focal_alpha",
+            "focal_gamma",
+            "boxes_per_object",
+        ],
+    ),
+    (
+        "optimiser",
+        &[
+            "name",
+            "learning_rate",
+            "betas",
+            "weight_decay",
+            "warmup_steps",
+            "steps",
+            "schedule",
+            "final_fraction",
+            "step_at",
+            "step_factor",
+            "clip_norm",
+            "batch_images",
+            "accumulate",
+        ],
+    ),
+    ("validation", &["data", "images", "every_steps"]),
     ("export", &["precision"]),
 ];
 
@@ -388,11 +447,21 @@ pub(crate) fn unknown_section(kind: FileKind, section: &str) -> String {
     if let Some(other) = others.find(|other| other.keys(section).is_some()) {
         return format!("[{section}] belongs in the {}", other.noun());
     }
-    // Whole files are mixed up, too.
-    if kind == FileKind::Pipeline && FileKind::Training.keys(section).is_some() {
+    // Whole files are mixed up, too, and tasks.
+    let of_task = |kind: FileKind| kind.keys(section).is_some();
+    for (here, there, task) in [
+        (FileKind::Training, FileKind::Grounder, "grounder"),
+        (FileKind::Grounder, FileKind::Training, "segmenter"),
+    ] {
+        if kind == here && of_task(there) {
+            return format!("[{section}] is for task = {task:?}, which this file does not have");
+        }
+    }
+    if kind == FileKind::Pipeline && (of_task(FileKind::Training) || of_task(FileKind::Grounder)) {
         return format!("[{section}] belongs in a training file, which `maskmill train` takes");
     }
-    if kind == FileKind::Training && FileKind::Pipeline.keys(section).is_some() {
+    let trains = matches!(kind, FileKind::Training | FileKind::Grounder);
+    if trains && FileKind::Pipeline.keys(section).is_some() {
         return format!("[{section}] belongs in a pipeline file, which `maskmill run` takes");
     }
     let names: Vec<&str> = kind.sections().iter().map(|s| s.0).collect();

@@ -4,14 +4,29 @@ use serde::{Deserialize, Serialize};
 
 mod architecture;
 mod data;
+mod grounder;
 mod read;
 mod record;
 
 pub use architecture::ArchitectureSettings;
 pub use data::{TrainingData, TrainingDataKind};
+pub use grounder::{
+    GrounderArchitecture, GrounderAugmentation, GrounderLoss, GrounderPipeline, GrounderValidation,
+    QuerySettings,
+};
 pub use record::{TRAINING_VERSION, TrainingRecord, training_fingerprint};
 
-/// What a training run computes, with every default filled in and every value in range.
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainingTask {
+    /// A Segment Anything model: [`TrainingPipeline`].
+    Segmenter,
+    /// A detector of what phrases name: [`GrounderPipeline`].
+    Grounder,
+}
+
+/// What a training run of Segment Anything computes, with every default filled in and every value in range.
 ///
 /// Its JSON has the section and key names of the file, so that two of them can be compared by the
 /// paths that people typed.

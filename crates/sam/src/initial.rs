@@ -1,6 +1,6 @@
 //! Weights of a model that has learnt nothing yet.
 //!
-//! The image encoder starts as ViTDet does (normal with deviation 0.02), everything else as `torch.nn` does by default,
+//! The image encoder starts as ViTDet does (normal with deviation 0.02, that is for 768 inputs; more for fewer), everything else as `torch.nn` does by default,
 //! which is what `build_sam.py` leaves it at, but for biases, which start at zero.
 //!
 //! SAM's encoder is pretrained, and its decoder sees a billion masks. So that a small model learns from nothing, three
@@ -11,9 +11,11 @@
 //! - where prompts and image attend to each other, queries and keys are projected alike. The likeness of two positions'
 //!   encodings then falls with their distance, and a prompt attends to where it points.
 
+use maskmill_weights::initial::{Random, cosines, sines};
+
 use crate::architecture::DECODER_HEADS;
 
-/// Deviation of the encoder's weights (ViT, Dosovitskiy et al., 2021).
+/// Deviation of the encoder's weights for 768 inputs (ViT, Dosovitskiy et al., 2021).
 const DEVIATION: f32 = 0.02;
 /// What the likeness of a place with itself adds to the logits of an attention head, where queries and keys are projected
 /// alike.
@@ -25,7 +27,10 @@ pub(crate) fn initial_values(key: &str, shape: &[usize], seed: u64) -> Vec<f32> 
     let mut random = Random::new(key, seed);
     let is = |part: &str| key.contains(part);
     if key == "image_encoder.pos_embed" {
-        return sines(shape);
+        let &[_, height, width, dim] = shape else {
+            unreachable!("positions are [1, grid, grid, dim], not {shape:?}")
+        };
+        return sines(height, width, dim);
     }
     if is(".rel_pos_") {
         return vec![0.0; count];
@@ -76,109 +81,6 @@ pub(crate) fn initial_values(key: &str, shape: &[usize], seed: u64) -> Vec<f32> 
     }
 }
 
-/// `get_2d_sincos_pos_embed` of MAE: half the channels for x, half for y, each sines and then cosines.
-fn sines(shape: &[usize]) -> Vec<f32> {
-    let &[_, height, width, dim] = shape else {
-        unreachable!("positions are [1, grid, grid, dim], not {shape:?}")
-    };
-    let quarter = dim / 4;
-    let mut values = Vec::with_capacity(height * width * dim);
-    for y in 0..height {
-        for x in 0..width {
-            for place in [x, y] {
-                let angle = |i: usize| place as f64 / 10_000_f64.powf(i as f64 / quarter as f64);
-                values.extend((0..quarter).map(|i| angle(i).sin() as f32));
-                values.extend((0..quarter).map(|i| angle(i).cos() as f32));
-            }
-            let missing = dim - 4 * quarter;
-            values.extend(std::iter::repeat_n(0.0, missing));
-        }
-    }
-    values
-}
-
-/// Projections of a patch `[channels, height, width]` to cosines: type II DCT of RGB turned to luminance and two colour
-/// differences, in the order of their frequencies. Outputs beyond what patches hold are random.
-fn cosines([output, input, height, width]: [usize; 4], random: &mut Random) -> Vec<f32> {
-    let patch = input * height * width;
-    // Orthonormal; colours are seen at half the frequencies.
-    let third = 3.0_f64.sqrt().recip();
-    let (half, sixth) = (2.0_f64.sqrt().recip(), 6.0_f64.sqrt().recip());
-    let colours = [
-        ([third, third, third], 1.0),
-        ([half, -half, 0.0], 2.0),
-        ([sixth, sixth, -2.0 * sixth], 2.0),
-    ];
-    let mut all = Vec::new();
-    if input == colours.len() {
-        for (colour, step) in colours {
-            for v in 0..height {
-                for u in 0..width {
-                    all.push((step * ((u * u + v * v) as f64).sqrt(), colour, [v, u]));
-                }
-            }
-        }
-    }
-    all.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
-    let mut values = Vec::with_capacity(output * patch);
-    for &(_, colour, [v, u]) in all.iter().take(output) {
-        // Amplitudes in images fall with the frequency.
-        let frequency = ((u * u + v * v) as f64).sqrt();
-        let gain = 0.5 * (1.0 + frequency) / ((height * width) as f64).sqrt();
-        let along = |frequency: usize, at: usize, length: usize| {
-            let norm = if frequency == 0 { 1.0 } else { 2.0 } / length as f64;
-            let angle = std::f64::consts::PI * frequency as f64 * (at as f64 + 0.5) / length as f64;
-            norm.sqrt() * angle.cos()
-        };
-        for weight in colour {
-            for y in 0..height {
-                let row = gain * weight * along(v, y, height);
-                values.extend((0..width).map(|x| (row * along(u, x, width)) as f32));
-            }
-        }
-    }
-    let missing = output * patch - values.len();
-    values.extend(random.uniform(missing, (patch as f32).sqrt().recip()));
-    values
-}
-
-/// SplitMix64 (Steele et al., 2014), started by a key and a seed.
-struct Random(u64);
-
-impl Random {
-    fn new(key: &str, seed: u64) -> Self {
-        // FNV-1a of the key.
-        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        Self(hash ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-
-    /// Uniform in (0, 1).
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        ((z >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
-    }
-
-    fn uniform(&mut self, count: usize, bound: f32) -> Vec<f32> {
-        let mut next = || (2.0 * self.next() - 1.0) as f32 * bound;
-        std::iter::repeat_with(&mut next).take(count).collect()
-    }
-
-    /// Box and Muller's.
-    fn normal(&mut self, count: usize, deviation: f32) -> Vec<f32> {
-        let mut next = || {
-            let radius = (-2.0 * self.next().ln()).sqrt();
-            (radius * (std::f64::consts::TAU * self.next()).cos()) as f32 * deviation
-        };
-        std::iter::repeat_with(&mut next).take(count).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,7 +101,7 @@ mod tests {
         };
         close(
             of("image_encoder.blocks.0.attn.qkv.weight", &[96, 64]),
-            0.02,
+            0.02 * 12.0_f32.sqrt(),
         );
         let third = 3.0_f32.sqrt();
         let decoder = of(

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use maskmill_pixels::RgbImage;
 use maskmill_weights::{
-    Checkpoint, CheckpointError, KeyMap, SaveError, StoredAs, Weights, all_to_host,
+    Checkpoint, CheckpointError, KeyMap, SaveError, StoredAs, Weights, parameter_values,
 };
 
 use crate::architecture::Architecture;
@@ -167,10 +167,7 @@ impl TrainableSam {
 
     /// Every parameter's values, as the modules lay them out: one read from the device.
     pub fn values(&self) -> BTreeMap<ParamId, Vec<f32>> {
-        let mut flat = Flat::default();
-        self.networks.visit(&mut flat);
-        let (ids, tensors): (Vec<_>, Vec<_>) = flat.parameters.into_iter().unzip();
-        ids.into_iter().zip(all_to_host(tensors)).collect()
+        parameter_values(&self.networks)
     }
 
     /// Writes a checkpoint with the official keys, which segment-anything loads as it is.
@@ -201,20 +198,6 @@ fn networks(w: &mut Weights<'_>, architecture: &Architecture) -> TrainableNetwor
         image_encoder: ImageEncoder::load(w, architecture).with_whole_scores(),
         prompt_encoder: PromptEncoder::load(w, architecture),
         mask_decoder: MaskDecoder::load(w, architecture),
-    }
-}
-
-/// The parameters, each as one row of values.
-#[derive(Default)]
-struct Flat {
-    parameters: Vec<(ParamId, Tensor<1>)>,
-}
-
-impl ModuleVisitor for Flat {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let value = param.val().without_autodiff();
-        let count = value.shape().num_elements();
-        self.parameters.push((param.id, value.reshape([count])));
     }
 }
 

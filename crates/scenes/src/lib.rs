@@ -55,7 +55,7 @@ mod window;
 
 pub use colour::Colour;
 pub use options::{OptionsError, SceneOptions};
-pub use phrase::SizeClass;
+pub use phrase::{SizeClass, phrase, words};
 pub use scene::{Scene, SceneObject};
 pub use shape::Shape;
 pub use texture::Texture;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use maskmill_masks::ImageSize;
 
-use crate::{SceneObject, Texture};
+use crate::{Colour, SceneObject, Shape, Texture};
 
 /// How large an object is in its image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +79,27 @@ impl SceneObject {
     }
 }
 
+/// The phrase for things of these kinds, as [`SceneObject::phrases`] has it: `a red striped disc`. What is usual, medium size
+/// and a plain surface, is not said.
+pub fn phrase(size: SizeClass, colour: Option<Colour>, texture: Texture, shape: Shape) -> String {
+    let colour = colour.map(Colour::word);
+    with_article([size.word(), colour, texture.word(), Some(shape.word())])
+}
+
+/// Every word that phrases are made of, sorted.
+pub fn words() -> Vec<&'static str> {
+    let sizes = [SizeClass::Small, SizeClass::Medium, SizeClass::Large];
+    let sizes = sizes.into_iter().filter_map(SizeClass::word);
+    let colours = Colour::ALL.into_iter().map(Colour::word);
+    let textures = Texture::ALL.into_iter().filter_map(Texture::word);
+    let shapes = Shape::ALL.into_iter().flat_map(|s| s.word().split(' '));
+    let mut words: Vec<&str> = ["a", "an"].into_iter().collect();
+    words.extend(sizes.chain(colours).chain(textures).chain(shapes));
+    words.sort_unstable();
+    words.dedup();
+    words
+}
+
 fn with_article(words: [Option<&str>; 4]) -> String {
     let words: Vec<&str> = words.into_iter().flatten().collect();
     let vowel = words[0].starts_with(['a', 'e', 'i', 'o', 'u']);
@@ -90,7 +111,6 @@ mod tests {
     use maskmill_masks::{BoxPx, Rle};
 
     use super::*;
-    use crate::{Colour, Shape};
 
     fn object(size: SizeClass, colour: Colour, texture: Texture, shape: Shape) -> SceneObject {
         SceneObject {
@@ -119,6 +139,21 @@ mod tests {
                 "a disc"
             ]
         );
+    }
+
+    #[test]
+    fn phrases_of_kinds_are_those_of_objects_and_of_known_words() {
+        let (size, colour) = (SizeClass::Large, Colour::Orange);
+        let (texture, shape) = (Texture::Dotted, Shape::RoundedRectangle);
+        let of = object(size, colour, texture, shape);
+        assert_eq!(phrase(size, Some(colour), texture, shape), of.phrase());
+        let phrases = of.phrases();
+        assert_eq!(phrase(SizeClass::Medium, None, texture, shape), phrases[3]);
+        let words = words();
+        for word in phrases.iter().flat_map(|phrase| phrase.split(' ')) {
+            assert!(words.contains(&word), "{word}");
+        }
+        assert!(words.is_sorted() && words.len() == 2 + 2 + 12 + 6 + 20);
     }
 
     #[test]

@@ -37,6 +37,45 @@ const VALIDATIONS: [Line; 5] = [
     ("miou_box", "box", BLACK),
 ];
 
+/// Those of a grounder.
+const GROUNDER_LOSSES: [Line; 5] = [
+    ("loss", "weighted sum", BLACK),
+    ("class", "class", RGBColor(0, 114, 178)),
+    ("l1", "L1", RGBColor(213, 94, 0)),
+    ("giou", "1 - GIoU", RGBColor(0, 158, 115)),
+    ("objectness", "objectness", RGBColor(204, 121, 167)),
+];
+const GROUNDER_VALIDATIONS: [Line; 2] = [
+    ("ap50_held_out", "held-out pairs", RGBColor(213, 94, 0)),
+    ("ap50_others", "other phrases", BLACK),
+];
+
+/// What is drawn of a run.
+struct Lines {
+    losses: &'static [Line],
+    validations: &'static [Line],
+    /// What the validations are.
+    measure: &'static str,
+}
+
+impl Lines {
+    /// Told by the columns of the table of steps.
+    fn of(steps: &Columns) -> Self {
+        match steps.contains_key("giou") {
+            true => Self {
+                losses: &GROUNDER_LOSSES,
+                validations: &GROUNDER_VALIDATIONS,
+                measure: "AP50",
+            },
+            false => Self {
+                losses: &LOSSES,
+                validations: &VALIDATIONS,
+                measure: "mean IoU",
+            },
+        }
+    }
+}
+
 /// The curves cannot be drawn. What was drawn before still stands.
 #[derive(Debug, thiserror::Error)]
 pub enum CurvesError {
@@ -69,14 +108,15 @@ type Columns = BTreeMap<String, Vec<f64>>;
 
 fn picture(steps: &Columns, validations: &Columns) -> String {
     let mut svg = String::new();
-    let losses = points(steps, &LOSSES, |loss| loss > 0.0);
-    let mious = points(validations, &VALIDATIONS, |_| true);
+    let lines = Lines::of(steps);
+    let losses = points(steps, lines.losses, |loss| loss > 0.0);
+    let measured = points(validations, lines.validations, |_| true);
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let (left, right) = area.split_horizontally(SIZE.0 / 2);
         let drawn = area.fill(&WHITE);
-        let drawn = drawn.and_then(|()| draw_losses(&left, &losses));
-        let drawn = drawn.and_then(|()| draw_validations(&right, &mious));
+        let drawn = drawn.and_then(|()| draw_losses(&left, lines.losses, &losses));
+        let drawn = drawn.and_then(|()| draw_validations(&right, &lines, &measured));
         drawn
             .and_then(|()| area.present())
             .expect("a string takes everything");
@@ -129,7 +169,7 @@ fn steps(lines: &[Points]) -> std::ops::Range<f64> {
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
-fn draw_losses(area: &Area<'_>, lines: &[Points]) -> Drawn {
+fn draw_losses(area: &Area<'_>, names: &[Line], lines: &[Points]) -> Drawn {
     let (least, most) = range(lines, |(_, y)| *y).unwrap_or((0.1, 1.0));
     // Above them there is room for the names.
     let y = (0.8 * least..4.0 * most).log_scale();
@@ -138,14 +178,21 @@ fn draw_losses(area: &Area<'_>, lines: &[Points]) -> Drawn {
         ("Losses", "logarithmic"),
         steps(lines),
         y,
-        &LOSSES,
+        names,
         lines,
     )
 }
 
-fn draw_validations(area: &Area<'_>, lines: &[Points]) -> Drawn {
-    let captions = ("Validation", "mean IoU");
-    draw_chart(area, captions, steps(lines), 0.0..1.0, &VALIDATIONS, lines)
+fn draw_validations(area: &Area<'_>, of: &Lines, lines: &[Points]) -> Drawn {
+    let captions = ("Validation", of.measure);
+    draw_chart(
+        area,
+        captions,
+        steps(lines),
+        0.0..1.0,
+        of.validations,
+        lines,
+    )
 }
 
 fn draw_chart<Y>(

@@ -72,26 +72,19 @@ impl Data {
         &self,
         count: usize,
     ) -> impl Iterator<Item = Result<Example, ExampleError>> + Send + '_ {
-        let total: f64 = self.sources.iter().map(|from| from.weight).sum();
-        // Of each source at an even distance.
-        let shares = self.sources.iter().flat_map(move |from| {
-            let share = (count as f64 * from.weight / total).round() as usize;
-            let examples = from.source.len();
-            let share = share.clamp(1, examples);
-            (0..share).map(move |i| from.example(i * examples / share))
-        });
-        shares.take(count.max(self.sources.len()))
+        let sources = self
+            .sources
+            .iter()
+            .map(|from| (from.weight, from.source.len()));
+        let places = first_places(count, &sources.collect::<Vec<_>>());
+        places
+            .into_iter()
+            .map(|(source, index)| self.sources[source].example(index))
     }
 
     fn draw(&self, rng: &mut Rng) -> (usize, usize) {
-        let total: f64 = self.sources.iter().map(|from| from.weight).sum();
-        let mut at = rng.f64() * total;
-        let last = self.sources.len() - 1;
-        let source = self.sources.iter().position(|from| {
-            at -= from.weight;
-            at < 0.0
-        });
-        let source = source.unwrap_or(last);
+        let weights: Vec<f64> = self.sources.iter().map(|from| from.weight).collect();
+        let source = drawn_by(&weights, rng);
         (source, rng.usize(0..self.sources[source].source.len()))
     }
 
@@ -137,38 +130,62 @@ impl Data {
             last: skipped.pop().unwrap_or_default(),
         })
     }
+}
 
-    /// Batches of `images` images, made ahead by `threads` threads; the batch of a number is a function of `seed` and the
-    /// number. Ends when the receiver is dropped.
-    pub fn batches<'scope>(
-        &'scope self,
-        scope: &'scope std::thread::Scope<'scope, '_>,
-        sampler: Sampler,
-        images: usize,
-        seed: u64,
-        numbers: std::ops::Range<u64>,
-        threads: usize,
-    ) -> Receiver<Result<Vec<Drawn>, TrainError>> {
-        let (send, receive) = bounded(2);
-        scope.spawn(move || {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .expect("threads for reading images");
-            for number in numbers {
-                let batch = pool.install(|| {
-                    (0..images as u64)
-                        .into_par_iter()
-                        .map(|i| self.image(&sampler, mixed(seed, number * images as u64 + i)))
-                        .collect()
-                });
-                if send.send(batch).is_err() {
-                    return;
-                }
+/// Batches of `images` images, made ahead by `threads` threads: of the batch of a number, `draw` makes those from that many
+/// times `images` on. Ends when the receiver is dropped.
+pub(crate) fn batches<'scope, T: Send + 'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    draw: &'scope (impl Fn(u64) -> Result<T, TrainError> + Sync),
+    images: usize,
+    numbers: std::ops::Range<u64>,
+    threads: usize,
+) -> Receiver<Result<Vec<T>, TrainError>> {
+    let (send, receive) = bounded(2);
+    scope.spawn(move || {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("threads for reading images");
+        for number in numbers {
+            let batch = pool.install(|| {
+                (0..images as u64)
+                    .into_par_iter()
+                    .map(|i| draw(number * images as u64 + i))
+                    .collect()
+            });
+            if send.send(batch).is_err() {
+                return;
             }
+        }
+    });
+    receive
+}
+
+/// A place in `weights`, drawn by them.
+pub(crate) fn drawn_by(weights: &[f64], rng: &mut Rng) -> usize {
+    let total: f64 = weights.iter().sum();
+    let mut at = rng.f64() * total;
+    let drawn = weights.iter().position(|weight| {
+        at -= weight;
+        at < 0.0
+    });
+    drawn.unwrap_or(weights.len() - 1)
+}
+
+/// Source and index of `count` examples of sources with these weights and lengths, of each in proportion to its weight and
+/// at an even distance.
+pub(crate) fn first_places(count: usize, sources: &[(f64, usize)]) -> Vec<(usize, usize)> {
+    let total: f64 = sources.iter().map(|(weight, _)| weight).sum();
+    let places = sources
+        .iter()
+        .enumerate()
+        .flat_map(|(source, &(weight, examples))| {
+            let share = (count as f64 * weight / total).round() as usize;
+            let share = share.clamp(1, examples);
+            (0..share).map(move |i| (source, i * examples / share))
         });
-        receive
-    }
+    places.take(count.max(sources.len())).collect()
 }
 
 /// A seed of its own for each number.
@@ -213,6 +230,17 @@ pub(crate) fn unchanged(augmentation: &job::Augmentation) -> bool {
         && augmentation.grayscale == 0.0
 }
 
+/// What scenes are asked for.
+pub(crate) fn scene_options(width: [u32; 2], height: [u32; 2], objects: [u32; 2]) -> SceneOptions {
+    let range = |[least, most]: [u32; 2]| least..=most;
+    SceneOptions {
+        width: range(width),
+        height: range(height),
+        objects: range(objects),
+        ..SceneOptions::default()
+    }
+}
+
 fn open(kind: &job::TrainingDataKind, setting: String) -> Result<Source, TrainError> {
     let opened = match kind {
         job::TrainingDataKind::Scenes {
@@ -222,13 +250,7 @@ fn open(kind: &job::TrainingDataKind, setting: String) -> Result<Source, TrainEr
             height,
             objects,
         } => {
-            let range = |[least, most]: [u32; 2]| least..=most;
-            let options = SceneOptions {
-                width: range(*width),
-                height: range(*height),
-                objects: range(*objects),
-                ..SceneOptions::default()
-            };
+            let options = scene_options(*width, *height, *objects);
             Source::scenes(options, *seed, *count as usize)
         }
         job::TrainingDataKind::Sa1b { path } => Source::sa1b(Path::new(path)),

@@ -15,6 +15,23 @@ pub enum TrainError {
     /// The checkpoint to begin with or to evaluate.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The detector to evaluate: its weights, configuration or tokenizer.
+    #[error(transparent)]
+    Detector(#[from] maskmill_grounding::LoadError),
+    /// The tokenizer of a run.
+    #[error(transparent)]
+    Tokenizer(#[from] maskmill_grounding::TokenizerError),
+    /// A detector says nothing that can be measured.
+    #[error(
+        "{}: {source}; measure the checkpoint of an earlier step, or lower optimiser.learning_rate and train anew",
+        checkpoint.display()
+    )]
+    Detections {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// What is wrong.
+        source: maskmill_grounding::NotFinite,
+    },
     /// A checkpoint could not be saved.
     #[error(transparent)]
     Save(#[from] SaveError),

@@ -1,9 +1,12 @@
-//! Training of Segment Anything, from nothing or from a checkpoint, and how good the result is.
+//! Training of Segment Anything, from nothing or from a checkpoint, and of a small [`grounder`]; and how good the result is.
 //!
 //! ```text
 //! examples ──> Batch: prompts of every image ──> rounds of clicks ──> losses ──> Optimiser ──> checkpoint
 //!                                                                                      evaluate ──> Report
 //! ```
+//!
+//! The run itself (`run`) does not know what is trained: `segmenter` and `grounder` say what a batch is, what it loses and how
+//! a checkpoint is measured.
 //!
 //! What enters: a [`TrainingPipeline`](maskmill_job::TrainingPipeline) and a directory. What leaves: checkpoints with the
 //! official key names, and a state that a killed run goes on from, to the same weights as if it had not been killed. What
@@ -17,12 +20,15 @@ pub mod curves;
 mod data;
 mod error;
 mod evaluate;
+pub mod grounder;
 mod losses;
 pub mod metrics;
+mod model;
 mod optimiser;
 mod pixels;
 mod record;
 mod run;
+mod segmenter;
 mod state;
 mod step;
 
@@ -33,8 +39,10 @@ pub use evaluate::{
     evaluate, evaluate_on,
 };
 pub use losses::{RoundLoss, RoundTargets, round_loss};
+pub use model::Learner;
 pub use optimiser::{Layout, Optimiser, OptimiserState};
-pub use record::record_of;
-pub use run::{Observer, Outcome, Place, StepReport, architecture, files, train};
+pub use record::{record_of, record_of_grounder};
+pub use run::{Observer, Outcome, Place, files};
+pub use segmenter::{StepReport, architecture, train};
 pub use state::Position;
 pub use step::{Batch, BatchLoss, First, GivenPrompt, TrainingImage};

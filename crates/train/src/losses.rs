@@ -59,14 +59,24 @@ pub fn round_loss(
     }
 }
 
-/// `sigmoid_focal_loss` of torchvision (Lin et al. 2017), the mean over pixels: `[prompts, mask tokens, 1]`.
+/// [`focal_terms`], the mean over pixels: `[prompts, mask tokens, 1]`.
 fn focal_loss(logits: Tensor<3>, masks: Tensor<3>, settings: &LossSettings) -> Tensor<3> {
     let (alpha, gamma) = (settings.focal_alpha, settings.focal_gamma);
-    // 1 inside and -1 outside: both classes are then one formula of the margin, which is positive where a pixel is right.
-    let sign = masks.clone().mul_scalar(2.0) - 1.0;
+    focal_terms(logits, masks, alpha, gamma).mean_dim(2)
+}
+
+/// `sigmoid_focal_loss` of torchvision (Lin et al. 2017) of each logit; `targets` are 0 or 1, of one shape with `logits` or
+/// stretched to it.
+pub(crate) fn focal_terms(
+    logits: Tensor<3>,
+    targets: Tensor<3>,
+    alpha: f64,
+    gamma: f64,
+) -> Tensor<3> {
+    // 1 inside and -1 outside: both classes are then one formula of the margin, which is positive where a logit is right.
+    let sign = targets.clone().mul_scalar(2.0) - 1.0;
     let margin = logits * sign;
-    // -log sigmoid(margin), without overflow on either side.
-    let entropy = activation::relu(margin.clone().neg()) + margin.clone().abs().neg().exp().log1p();
+    let entropy = cross_entropy(margin.clone());
     let wrong = activation::sigmoid(margin.neg());
     let modulated = match gamma {
         0.0 => entropy,
@@ -74,8 +84,13 @@ fn focal_loss(logits: Tensor<3>, masks: Tensor<3>, settings: &LossSettings) -> T
         2.0 => entropy * wrong.square(),
         _ => entropy * wrong.powf_scalar(gamma),
     };
-    let weight = masks.mul_scalar(2.0 * alpha - 1.0) + (1.0 - alpha);
-    (modulated * weight).mean_dim(2)
+    let weight = targets.mul_scalar(2.0 * alpha - 1.0) + (1.0 - alpha);
+    modulated * weight
+}
+
+/// `-log sigmoid(margin)`, without overflow on either side.
+pub(crate) fn cross_entropy<const D: usize>(margin: Tensor<D>) -> Tensor<D> {
+    activation::relu(margin.clone().neg()) + margin.abs().neg().exp().log1p()
 }
 
 /// `dice_loss` of MaskFormer and DETR, smoothed by 1: `[prompts, mask tokens, 1]`.

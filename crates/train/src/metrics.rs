@@ -16,7 +16,7 @@ mod events;
 mod table;
 
 use crate::evaluate::Report;
-use crate::run::StepReport;
+use crate::segmenter::StepReport;
 use events::EventFile;
 use table::Table;
 pub(crate) use table::read_columns;
@@ -60,36 +60,86 @@ pub enum MetricsError {
     },
 }
 
-/// The columns of `metrics.csv`, as in [`StepReport`]; losses are unweighted but for `loss`.
-const STEP_COLUMNS: [&str; 11] = [
-    "step",
-    "images",
-    "seconds",
-    "learning_rate",
-    "loss",
-    "focal",
-    "dice",
-    "iou",
-    "gradient_norm",
-    "images_per_second",
-    "skipped",
-];
+/// A row of a table: what stands behind the step.
+pub trait Row {
+    /// Names of the columns.
+    const COLUMNS: &'static [&'static str];
 
-/// The columns of `validation.csv`, as in [`Report`].
-const VALIDATION_COLUMNS: [&str; 9] = [
-    "step",
-    "images",
-    "masks",
-    "miou_1_click_best",
-    "miou_1_click",
-    "miou_3_clicks",
-    "miou_5_clicks",
-    "miou_box",
-    "iou_correlation",
-];
+    /// A number for each column.
+    fn values(&self) -> Vec<f64>;
+}
+
+/// A row of the steps' table.
+pub trait StepRow: Row {
+    /// Steps done.
+    fn step(&self) -> u32;
+}
+
+/// Losses are unweighted but for `loss`.
+impl Row for StepReport {
+    const COLUMNS: &'static [&'static str] = &[
+        "images",
+        "seconds",
+        "learning_rate",
+        "loss",
+        "focal",
+        "dice",
+        "iou",
+        "gradient_norm",
+        "images_per_second",
+        "skipped",
+    ];
+
+    fn values(&self) -> Vec<f64> {
+        vec![
+            self.images as f64,
+            self.seconds,
+            self.learning_rate,
+            self.loss,
+            self.focal,
+            self.dice,
+            self.iou,
+            self.gradient_norm,
+            self.images_per_second,
+            self.skipped as f64,
+        ]
+    }
+}
+
+impl StepRow for StepReport {
+    fn step(&self) -> u32 {
+        self.step
+    }
+}
+
+impl Row for Report {
+    const COLUMNS: &'static [&'static str] = &[
+        "images",
+        "masks",
+        "miou_1_click_best",
+        "miou_1_click",
+        "miou_3_clicks",
+        "miou_5_clicks",
+        "miou_box",
+        "iou_correlation",
+    ];
+
+    fn values(&self) -> Vec<f64> {
+        vec![
+            self.images as f64,
+            self.masks as f64,
+            self.miou_1_click_best,
+            self.miou_1_click,
+            self.miou_3_clicks,
+            self.miou_5_clicks,
+            self.miou_box,
+            self.iou_correlation,
+        ]
+    }
+}
 
 /// Columns that TensorBoard does not need: its axes are the step and the wall clock.
-const NOT_DRAWN: [&str; 4] = ["step", "seconds", "masks", "skipped"];
+const NOT_DRAWN: [&str; 5] = ["seconds", "masks", "objects", "phrases", "skipped"];
 
 /// The metrics of one run, open for writing.
 #[derive(Debug)]
@@ -100,15 +150,23 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Opens the metrics of a run of Segment Anything: see [`Metrics::of`].
+    ///
+    /// # Errors
+    /// As [`Metrics::of`].
+    pub fn open(directory: &Path, step: u32) -> Result<Self, MetricsError> {
+        Self::of::<StepReport, Report>(directory, step)
+    }
+
     /// Opens the metrics in the run's `directory`, or begins them, and cuts what is of steps after `step`, the one the
     /// run goes on from; 0 begins anew.
     ///
     /// # Errors
     /// Files that cannot be written, and those of the same names that are something else.
-    pub fn open(directory: &Path, step: u32) -> Result<Self, MetricsError> {
+    pub fn of<S: StepRow, V: Row>(directory: &Path, step: u32) -> Result<Self, MetricsError> {
         Ok(Metrics {
-            steps: Table::open(&directory.join(METRICS), &STEP_COLUMNS, step)?,
-            validations: Table::open(&directory.join(VALIDATION), &VALIDATION_COLUMNS, step)?,
+            steps: Table::open(&directory.join(METRICS), &columns::<S>(), step)?,
+            validations: Table::open(&directory.join(VALIDATION), &columns::<V>(), step)?,
             events: EventFile::open(&directory.join(EVENTS), step)?,
         })
     }
@@ -117,52 +175,37 @@ impl Metrics {
     ///
     /// # Errors
     /// [`MetricsError::Io`].
-    pub fn stepped(&mut self, report: &StepReport) -> Result<(), MetricsError> {
-        let values = [
-            f64::from(report.step),
-            report.images as f64,
-            report.seconds,
-            report.learning_rate,
-            report.loss,
-            report.focal,
-            report.dice,
-            report.iou,
-            report.gradient_norm,
-            report.images_per_second,
-            report.skipped as f64,
-        ];
-        self.steps.append(&values)?;
-        let scalars = scalars("train", &STEP_COLUMNS, &values);
-        self.events.append(report.step, &scalars)
+    pub fn stepped<S: StepRow>(&mut self, report: &S) -> Result<(), MetricsError> {
+        let step = report.step();
+        self.steps.append(&row(step, report))?;
+        self.events.append(step, &scalars("train", report))
     }
 
     /// Adds the row of the validation after `step`.
     ///
     /// # Errors
     /// [`MetricsError::Io`].
-    pub fn validated(&mut self, step: u32, report: &Report) -> Result<(), MetricsError> {
-        let values = [
-            f64::from(step),
-            report.images as f64,
-            report.masks as f64,
-            report.miou_1_click_best,
-            report.miou_1_click,
-            report.miou_3_clicks,
-            report.miou_5_clicks,
-            report.miou_box,
-            report.iou_correlation,
-        ];
-        self.validations.append(&values)?;
-        let scalars = scalars("validation", &VALIDATION_COLUMNS, &values);
-        self.events.append(step, &scalars)
+    pub fn validated<V: Row>(&mut self, step: u32, report: &V) -> Result<(), MetricsError> {
+        self.validations.append(&row(step, report))?;
+        self.events.append(step, &scalars("validation", report))
     }
 }
 
+fn columns<R: Row>() -> Vec<&'static str> {
+    [&["step"], R::COLUMNS].concat()
+}
+
+fn row(step: u32, report: &impl Row) -> Vec<f64> {
+    let mut values = vec![f64::from(step)];
+    values.extend(report.values());
+    values
+}
+
 /// What TensorBoard draws of a row, under `group/column`.
-fn scalars(group: &str, columns: &[&str], values: &[f64]) -> Vec<(String, f32)> {
-    let row = columns.iter().zip(values);
+fn scalars<R: Row>(group: &str, report: &R) -> Vec<(String, f32)> {
+    let row = R::COLUMNS.iter().zip(report.values());
     row.filter(|(column, _)| !NOT_DRAWN.contains(column))
-        .map(|(column, value)| (format!("{group}/{column}"), *value as f32))
+        .map(|(column, value)| (format!("{group}/{column}"), value as f32))
         .collect()
 }
 

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
-use maskmill_job::{EncoderTraining, OptimiserSettings};
-use maskmill_sam::{Architecture, TrainableNetworks, TrainableSam};
-use maskmill_weights::Placement;
+use maskmill_job::OptimiserSettings;
+
+use crate::model::Learner;
 
 /// Added to the root of the mean square (PyTorch's default).
 const EPSILON: f64 = 1e-8;
@@ -54,34 +54,25 @@ pub struct Optimiser {
 }
 
 impl Optimiser {
-    /// For what `settings` says is trained; everything else of `sam` stops asking for gradients.
-    pub fn new(sam: &mut TrainableSam, settings: &OptimiserSettings) -> Self {
-        let architecture = sam.architecture().clone();
-        let trained = |p: &&Placement| {
-            p.parameter.is_some() && is_trained(&p.key, settings.encoder, &architecture)
-        };
-        let placements: Vec<Placement> = sam
-            .keys()
-            .placements()
-            .iter()
-            .filter(trained)
-            .cloned()
-            .collect();
-        let layout = Layout::of(&placements);
+    /// For what `settings` says is trained; everything else of `model` stops asking for gradients.
+    pub fn new(model: &mut impl Learner, settings: &OptimiserSettings) -> Self {
+        let trained = Trained::of(model, settings);
+        let layout = Layout::of(&trained);
         let [mut scale, mut decay] = [vec![0.0_f32; layout.length], vec![0.0_f32; layout.length]];
-        for placement in &placements {
-            let id = placement.parameter.expect("chosen so");
-            let Slot { offset, count } = layout.slots[&id];
-            let rate = rate_scale(&placement.key, settings.layer_decay, &architecture);
-            scale[offset..offset + count].fill(rate as f32);
-            if decays(placement) {
+        for Trained {
+            id, rate, decays, ..
+        } in &trained
+        {
+            let Slot { offset, count } = layout.slots[id];
+            scale[offset..offset + count].fill(*rate as f32);
+            if *decays {
                 let decayed = (rate * settings.weight_decay) as f32;
                 decay[offset..offset + count].fill(decayed);
             }
         }
-        let device = sam.device().clone().without_autodiff();
+        let device = model.device().clone().without_autodiff();
         let row = |values| row(values, &device);
-        let values = sam.values();
+        let values = model.values();
         let mut weights = vec![0.0_f32; layout.length];
         for (_, id, slot) in &layout.keys {
             weights[slot.offset..slot.offset + slot.count].copy_from_slice(&values[id]);
@@ -92,14 +83,14 @@ impl Optimiser {
             first_moment: zeros(),
             second_moment: zeros(),
         };
-        let mut optimiser = Self {
+        let optimiser = Self {
             layout,
             state,
             scale: row(scale),
             decay: row(decay),
             betas: settings.betas,
         };
-        optimiser.assign(sam);
+        optimiser.assign(model);
         optimiser
     }
 
@@ -108,14 +99,15 @@ impl Optimiser {
         self.layout.keys.iter().map(|(_, _, slot)| slot.count).sum()
     }
 
-    /// Each trained parameter's key and its part of a row of the layout.
+    /// Each trained parameter's key and its part of a row of the layout. A parameter that is made of several of the file's
+    /// tensors comes with the key of the first.
     pub fn parts<'r>(&'r self, row: &'r [f32]) -> impl Iterator<Item = (&'r str, &'r [f32])> {
         let keys = self.layout.keys.iter();
         keys.map(|(key, _, slot)| (key.as_str(), &row[slot.offset..slot.offset + slot.count]))
     }
 
     /// The gradients of a loss as one row; zeros where a parameter had no part in it.
-    pub fn gathered(&self, networks: &TrainableNetworks, mut gradients: Gradients) -> Tensor<1> {
+    pub fn gathered(&self, networks: &impl Module, mut gradients: Gradients) -> Tensor<1> {
         let mut gather = Gather {
             gradients: &mut gradients,
             found: HashMap::new(),
@@ -139,8 +131,8 @@ impl Optimiser {
         Tensor::cat(parts, 0)
     }
 
-    /// One step: changes the parameters of `sam`. `step` counts from 1; `gradient` is the row that it follows.
-    pub fn step(&mut self, sam: &mut TrainableSam, gradient: Tensor<1>, step: u32, rate: f64) {
+    /// One step: changes the parameters of `model`. `step` counts from 1; `gradient` is the row that it follows.
+    pub fn step(&mut self, model: &mut impl Learner, gradient: Tensor<1>, step: u32, rate: f64) {
         let [beta_1, beta_2] = self.betas;
         let steps = f64::from(step);
         let OptimiserState {
@@ -159,7 +151,7 @@ impl Optimiser {
             first_moment: first,
             second_moment: second,
         };
-        self.assign(sam);
+        self.assign(model);
     }
 
     /// What a resumed run needs.
@@ -171,7 +163,7 @@ impl Optimiser {
     ///
     /// # Panics
     /// If its rows have another length.
-    pub fn restore(&mut self, sam: &mut TrainableSam, rows: [Vec<f32>; 3]) {
+    pub fn restore(&mut self, model: &mut impl Learner, rows: [Vec<f32>; 3]) {
         let device = self.state.weights.device();
         let [weights, first_moment, second_moment] = rows.map(|values| {
             assert_eq!(values.len(), self.layout.length, "numbers of a saved state");
@@ -182,7 +174,7 @@ impl Optimiser {
             first_moment,
             second_moment,
         };
-        self.assign(sam);
+        self.assign(model);
     }
 
     /// Numbers in a row, the gaps between parameters included.
@@ -191,15 +183,16 @@ impl Optimiser {
     }
 
     /// The model with leaves of its own in autodiff's graph: gradients of copies can be computed at the same time.
-    pub fn copy_of(&self, sam: &TrainableSam) -> TrainableSam {
-        sam.with_networks(self.assigned(&sam.networks))
+    pub fn copy_of<M: Learner>(&self, model: &M) -> M {
+        model.with_networks(self.assigned(model.networks()))
     }
 
-    fn assign(&mut self, sam: &mut TrainableSam) {
-        sam.networks = self.assigned(&sam.networks);
+    fn assign(&self, model: &mut impl Learner) {
+        let networks = self.assigned(model.networks());
+        *model.networks_mut() = networks;
     }
 
-    fn assigned(&self, networks: &TrainableNetworks) -> TrainableNetworks {
+    fn assigned<N: Module>(&self, networks: &N) -> N {
         networks.clone().map(&mut Assign {
             weights: &self.state.weights,
             slots: &self.layout.slots,
@@ -213,22 +206,20 @@ fn row(values: Vec<f32>, device: &Device) -> Tensor<1> {
 }
 
 impl Layout {
-    fn of(placements: &[Placement]) -> Self {
-        let mut keys = Vec::with_capacity(placements.len());
+    fn of(parameters: &[Trained]) -> Self {
+        let mut keys = Vec::with_capacity(parameters.len());
         let mut length = 0;
         // Those of aligned length first, so that few gaps are needed.
-        let count = |p: &Placement| p.shape.iter().product::<usize>();
-        let (aligned, others): (Vec<_>, Vec<_>) = placements
+        let (aligned, others): (Vec<_>, Vec<_>) = parameters
             .iter()
-            .partition(|p| count(p).is_multiple_of(ALIGNMENT));
-        for placement in aligned.into_iter().chain(others) {
+            .partition(|p| p.count.is_multiple_of(ALIGNMENT));
+        for parameter in aligned.into_iter().chain(others) {
             let slot = Slot {
                 offset: length,
-                count: count(placement),
+                count: parameter.count,
             };
             length += slot.count.next_multiple_of(ALIGNMENT);
-            let id = placement.parameter.expect("only parameters are trained");
-            keys.push((placement.key.clone(), id, slot));
+            keys.push((parameter.key.clone(), parameter.id, slot));
         }
         let slots = keys.iter().map(|(_, id, slot)| (*id, *slot)).collect();
         Self {
@@ -236,6 +227,44 @@ impl Layout {
             slots,
             length,
         }
+    }
+}
+
+/// A parameter that is trained.
+struct Trained {
+    /// Its key, or that of the first of the file's tensors that it is made of.
+    key: String,
+    id: ParamId,
+    count: usize,
+    /// Of the learning rate.
+    rate: f64,
+    decays: bool,
+}
+
+impl Trained {
+    /// Those of a model, in the order of their keys.
+    fn of(model: &impl Learner, settings: &OptimiserSettings) -> Vec<Self> {
+        let mut trained: Vec<Self> = Vec::new();
+        for placement in model.keys().placements() {
+            let rate = model.rate(&placement.key, settings);
+            let (Some(id), Some(rate)) = (placement.parameter, rate) else {
+                continue;
+            };
+            let count = placement.shape.iter().product::<usize>();
+            if placement.part.is_some_and(|part| part.number > 0) {
+                let first = trained.iter_mut().find(|parameter| parameter.id == id);
+                first.expect("parts follow the first").count += count;
+                continue;
+            }
+            trained.push(Self {
+                key: placement.key.clone(),
+                id,
+                count,
+                rate,
+                decays: model.decays(placement),
+            });
+        }
+        trained
     }
 }
 
@@ -268,58 +297,4 @@ impl ModuleMapper for Assign<'_> {
             }),
         }
     }
-}
-
-/// Whether the parameter of an official key is trained.
-fn is_trained(key: &str, encoder: EncoderTraining, architecture: &Architecture) -> bool {
-    if !key.starts_with("image_encoder.") {
-        return true;
-    }
-    let depth = architecture.windows.len();
-    match encoder {
-        EncoderTraining::Trained => true,
-        EncoderTraining::Frozen => false,
-        EncoderTraining::Last(blocks) => layer(key, depth) + blocks as usize > depth,
-    }
-}
-
-/// The layer of an image encoder's key: 0 of the patches and positions, 1 of the first block, `depth + 1` of the neck.
-fn layer(key: &str, depth: usize) -> usize {
-    let rest = key.strip_prefix("image_encoder.").unwrap_or(key);
-    if let Some(block) = rest.strip_prefix("blocks.") {
-        let number = block
-            .split('.')
-            .next()
-            .and_then(|n| n.parse::<usize>().ok());
-        return 1 + number.expect("blocks are numbered");
-    }
-    match rest.starts_with("neck.") {
-        true => depth + 1,
-        false => 0,
-    }
-}
-
-/// Layer-wise decay of the learning rate (Clark et al. 2020; BEiT, ViTDet): the neck and what is behind it learn at the
-/// full rate, every block before at `layer_decay` times that of the next.
-fn rate_scale(key: &str, layer_decay: f64, architecture: &Architecture) -> f64 {
-    if !key.starts_with("image_encoder.") {
-        return 1.0;
-    }
-    let depth = architecture.windows.len();
-    layer_decay.powi((depth + 1 - layer(key, depth)) as i32)
-}
-
-/// Whether weight decay acts on a tensor: on matrices and kernels, but not on embeddings and positions.
-fn decays(placement: &Placement) -> bool {
-    let key = placement.key.as_str();
-    let exempt = [
-        "rel_pos",
-        "_embed.weight",
-        "point_embeddings",
-        "iou_token",
-        "mask_tokens",
-    ];
-    placement.shape.len() > 1
-        && key.ends_with(".weight")
-        && !exempt.iter().any(|part| key.contains(part))
 }

@@ -6,7 +6,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use maskmill_job::{
-    StartingWeights, TrainingData, TrainingDataKind, TrainingPipeline, TrainingRecord,
+    GrounderPipeline, StartingWeights, TrainingData, TrainingDataKind, TrainingPipeline,
+    TrainingRecord,
 };
 use sha2::{Digest, Sha256};
 
@@ -43,6 +44,14 @@ pub fn record_of(
         digests.insert(setting, digest);
     }
     Ok(TrainingRecord::new(pipeline, &digests, tool_version))
+}
+
+/// The record of a run of a grounder, which names no files: scenes are made by this version's generator.
+pub fn record_of_grounder(
+    pipeline: &GrounderPipeline,
+    tool_version: &str,
+) -> TrainingRecord<GrounderPipeline> {
+    TrainingRecord::new(pipeline, &BTreeMap::new(), tool_version)
 }
 
 /// The lists of annotations of `data`, by their settings.

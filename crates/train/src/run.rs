@@ -1,35 +1,36 @@
-//! The training run: draw, ask, step; save, measure, go on.
+//! The training run, whatever is trained: draw, ask, step; save, measure, go on.
 //!
 //! ```text
 //!             +------------- state.safetensors: every few minutes, replaced whole -------------+
 //!             v                                                                                |
-//! position ──> batch of a number ──> prompts of a number ──> loss ──> gradients ──> AdamW ─────+──> last.safetensors
-//!              (threads, ahead)      (rounds of clicks)                                        |
+//! position ──> images of a number ──> batch of a number ──> loss ──> gradients ──> AdamW ──────+──> last.safetensors
+//!              (threads, ahead)       (prompts, queries)                                       |
 //!                                                               every so many steps: validation ──> checkpoint.safetensors
 //! ```
 //!
 //! Every draw is a function of the seed and the step, so a run that was killed ends with the weights of one that was not.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use maskmill_job::{
-    Augmentation, EncoderTraining, ExportPrecision, StartingWeights, Train, TrainingPipeline,
-    TrainingRecord, Validation,
+    ExportPrecision, ExportSettings, Fingerprint, OptimiserSettings, Train, TrainingRecord,
 };
-use maskmill_sam::{Architecture, Precision, Sam, TrainableSam};
 use maskmill_weights::{StoredAs, to_host, write_whole};
 use rayon::prelude::*;
+use serde::Serialize;
+use serde_json::Value;
 
-use crate::data::{Data, Drawn, mixed, sampler, unchanged};
+use crate::data::batches;
 use crate::error::TrainError;
-use crate::evaluate::{Evaluation, Report, evaluate_on};
+use crate::evaluate::Report;
+use crate::model::Learner;
 use crate::optimiser::Optimiser;
+use crate::segmenter::StepReport;
 use crate::state::{self, Position};
-use crate::step::Batch;
 
 /// Names of what a run leaves in its directory.
 pub mod files {
@@ -57,35 +58,8 @@ pub struct Place<'p> {
     pub steps_at_most: Option<u32>,
 }
 
-/// One row of the metrics: means over the steps since the last.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StepReport {
-    /// Steps done.
-    pub step: u32,
-    /// Images learned from.
-    pub images: u64,
-    /// Seconds of training.
-    pub seconds: f64,
-    /// Of this step.
-    pub learning_rate: f64,
-    /// The weighted sum.
-    pub loss: f64,
-    /// Unweighted.
-    pub focal: f64,
-    /// Unweighted.
-    pub dice: f64,
-    /// Unweighted.
-    pub iou: f64,
-    /// Before clipping.
-    pub gradient_norm: f64,
-    /// Images a second.
-    pub images_per_second: f64,
-    /// Examples passed over since the last row.
-    pub skipped: u64,
-}
-
-/// Hears how a run goes.
-pub trait Observer {
+/// Hears how a run goes: of rows of its metrics (`S`) and of its validations (`V`), by default those of Segment Anything.
+pub trait Observer<S = StepReport, V = Report> {
     /// Before the first step, at the step the run goes on from.
     fn begun(
         &mut self,
@@ -94,9 +68,9 @@ pub trait Observer {
         parameters: usize,
     ) -> Result<(), TrainError>;
     /// Every `train.log_steps` steps.
-    fn stepped(&mut self, report: &StepReport) -> Result<(), TrainError>;
+    fn stepped(&mut self, report: &S) -> Result<(), TrainError>;
     /// After each validation; `best` where it is the best so far.
-    fn validated(&mut self, step: u32, report: &Report, best: bool) -> Result<(), TrainError>;
+    fn validated(&mut self, step: u32, report: &V, best: bool) -> Result<(), TrainError>;
     /// An example was passed over.
     fn skipped(&mut self, problem: &str);
 }
@@ -112,30 +86,82 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
 }
 
-/// Trains, from the beginning or from the state in the directory.
+/// One row of the metrics: means over the steps since the last.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StepRow<const LOSSES: usize> {
+    /// Steps done.
+    pub step: u32,
+    /// Images learned from.
+    pub images: u64,
+    /// Seconds of training.
+    pub seconds: f64,
+    /// Of this step.
+    pub learning_rate: f64,
+    /// The weighted sum, and its parts unweighted.
+    pub losses: [f64; LOSSES],
+    /// Before clipping.
+    pub gradient_norm: f64,
+    /// Images a second.
+    pub images_per_second: f64,
+    /// Examples passed over since the last row.
+    pub skipped: u64,
+}
+
+/// What is trained, on what, and how it is measured. `LOSSES`: the sum that is minimised, and its parts.
+pub(crate) trait Task<const LOSSES: usize>: Sync {
+    /// What learns.
+    type Model: Learner;
+    /// One image, drawn and prepared.
+    type Image: Send;
+    /// Images with what is asked about them.
+    type Batch: Send;
+    /// A row of the metrics.
+    type Step;
+    /// A validation.
+    type Report;
+
+    /// Of the training file.
+    fn name(&self) -> &str;
+    /// Of the training file.
+    fn optimiser(&self) -> &OptimiserSettings;
+    /// Of the training file.
+    fn export(&self) -> &ExportSettings;
+    /// Steps from one validation to the next; none where nothing is validated.
+    fn validation_steps(&self) -> Option<u32>;
+    /// An image's key, and the problems of examples that were passed over on the way to it.
+    fn of_image(image: &Self::Image) -> (&str, &[String]);
+    /// Draws what is asked about the images of the batch of a number.
+    fn batch(&mut self, model: &Self::Model, images: Vec<Self::Image>, number: u64) -> Self::Batch;
+    /// The sum that is minimised, then its parts, `[1]` each.
+    fn losses(&self, model: &Self::Model, batch: Self::Batch) -> [Tensor<1>; LOSSES];
+    /// A row of the metrics.
+    fn report(&self, row: StepRow<LOSSES>) -> Self::Step;
+    /// Measures an exported checkpoint; with one number to choose between checkpoints, the higher the better.
+    fn validate(
+        &self,
+        checkpoint: &Path,
+        skipped: &mut dyn FnMut(String),
+    ) -> Result<(Self::Report, f64), TrainError>;
+}
+
+/// Trains `model` from the state in the directory, or from as it is where there is none. `draw` makes the image of a number,
+/// and is called by several threads.
 ///
 /// # Errors
 /// [`TrainError`]; the last saved state stands.
-pub fn train(
-    pipeline: &TrainingPipeline,
-    record: &TrainingRecord,
+pub(crate) fn go<const LOSSES: usize, T: Task<LOSSES>>(
+    task: T,
+    mut model: T::Model,
+    fingerprint: &Fingerprint,
     place: &Place<'_>,
-    observer: &mut dyn Observer,
+    draw: &(impl Fn(u64) -> Result<T::Image, TrainError> + Sync),
+    observer: &mut dyn Observer<T::Step, T::Report>,
 ) -> Result<Outcome, TrainError> {
     let at = |name: &str| place.directory.join(name);
-    claim(record, &at(files::RECORD))?;
-    let device = place.device.clone().autodiff();
-    let mut sam = match &pipeline.start {
-        StartingWeights::Checkpoint { checkpoint } => {
-            TrainableSam::load(Path::new(checkpoint), &device)?
-        }
-        StartingWeights::Fresh(settings) => {
-            TrainableSam::fresh(&architecture(settings), pipeline.seed, &device)
-        }
-    };
-    let mut optimiser = Optimiser::new(&mut sam, &pipeline.optimiser);
+    let settings = task.optimiser().clone();
+    let mut optimiser = Optimiser::new(&mut model, &settings);
     let mut position = Position {
-        fingerprint: record.fingerprint.to_string(),
+        fingerprint: fingerprint.to_string(),
         ..Position::default()
     };
     if let Some((saved, rows)) = state::load(&at(files::STATE), optimiser.row_length())? {
@@ -145,34 +171,25 @@ pub fn train(
                 detail: "it is of another training file".to_owned(),
             });
         }
-        optimiser.restore(&mut sam, rows);
+        optimiser.restore(&mut model, rows);
         position = saved;
     }
-    let data = Data::open(&pipeline.data, "data")?;
-    let validation = match &pipeline.validation {
-        None => None,
-        Some(settings) => Some((settings, Data::open(&settings.data, "validation.data")?)),
-    };
-    let encoder = FrozenEncoder::of(pipeline, place.train)?;
-    let sampler = sampler(&pipeline.augmentation, sam.architecture().image_size)?;
-    observer.begun(&position, pipeline.optimiser.steps, optimiser.parameters())?;
+    observer.begun(&position, settings.steps, optimiser.parameters())?;
 
-    let images = pipeline.optimiser.batch_images as usize;
-    let accumulate = u64::from(pipeline.optimiser.accumulate);
-    let first = u64::from(position.step) * accumulate;
-    let last = u64::from(pipeline.optimiser.steps) * accumulate;
+    let images = settings.batch_images as usize;
+    let accumulate = u64::from(settings.accumulate);
+    let numbers = u64::from(position.step) * accumulate..u64::from(settings.steps) * accumulate;
     let threads = place.train.loader_threads as usize;
     let mut run = Run {
-        pipeline,
+        task,
+        settings,
         place,
-        sam,
+        model,
         optimiser,
         position,
-        encoder,
-        validation,
     };
     std::thread::scope(|scope| {
-        let batches = data.batches(scope, sampler, images, pipeline.seed, first..last, threads);
+        let batches = batches(scope, draw, images, numbers, threads);
         let finished = run.steps(&mut batches.iter(), observer);
         // Lets the reading threads end before the scope waits for them.
         drop(batches);
@@ -186,14 +203,21 @@ pub fn train(
 }
 
 /// Notes whose directory it is, or refuses another's.
-fn claim(record: &TrainingRecord, path: &Path) -> Result<(), TrainError> {
+///
+/// # Errors
+/// [`TrainError::OtherRun`] with every setting that differs.
+pub(crate) fn claim<P: Serialize>(
+    record: &TrainingRecord<P>,
+    directory: &Path,
+) -> Result<(), TrainError> {
+    let path = &directory.join(files::RECORD);
     let read_error = |source| TrainError::Read {
         path: path.to_owned(),
         source,
     };
     match std::fs::read(path) {
         Ok(bytes) => {
-            let there: TrainingRecord =
+            let there: TrainingRecord<Value> =
                 serde_json::from_slice(&bytes).map_err(|e| TrainError::State {
                     path: path.to_owned(),
                     detail: e.to_string(),
@@ -223,56 +247,23 @@ fn claim(record: &TrainingRecord, path: &Path) -> Result<(), TrainError> {
     }
 }
 
-/// The architecture that a training file asks for.
-pub fn architecture(settings: &maskmill_job::ArchitectureSettings) -> Architecture {
-    let wide = |v: u32| v as usize;
-    Architecture {
-        image_size: wide(settings.image_size),
-        patch_size: wide(settings.patch_size),
-        encoder_dim: wide(settings.encoder_dim),
-        encoder_heads: wide(settings.encoder_heads),
-        encoder_mlp_dim: wide(settings.encoder_mlp_dim),
-        windows: (0..settings.encoder_depth)
-            .map(|block| {
-                let global = settings.global_blocks.contains(&block);
-                (!global).then_some(wide(settings.window))
-            })
-            .collect(),
-        embed_dim: wide(settings.embed_dim),
-        mask_in_channels: wide(settings.mask_in_channels),
-        decoder_depth: wide(settings.decoder_depth),
-        decoder_mlp_dim: wide(settings.decoder_mlp_dim),
-        cross_attention_dim: wide(settings.cross_attention_dim),
-        mask_tokens: wide(settings.mask_tokens),
-        iou_head_depth: wide(settings.iou_head_depth),
-        iou_head_dim: wide(settings.iou_head_dim),
-    }
-}
-
-struct Run<'r> {
-    pipeline: &'r TrainingPipeline,
+struct Run<'r, const LOSSES: usize, T: Task<LOSSES>> {
+    task: T,
+    settings: OptimiserSettings,
     place: &'r Place<'r>,
-    sam: TrainableSam,
+    model: T::Model,
     optimiser: Optimiser,
     position: Position,
-    encoder: Option<FrozenEncoder>,
-    validation: Option<(&'r Validation, Data)>,
 }
 
-/// Keeps what prompts draw apart from what images do.
-const PROMPTS: u64 = 0x70_72_6f_6d_70_74_73;
-
-/// Loss, focal, dice, IoU.
-const PARTS: usize = 4;
-
-impl Run<'_> {
+impl<const LOSSES: usize, T: Task<LOSSES>> Run<'_, LOSSES, T> {
     /// Steps until all are done, or until it is to stop; whether all are done.
     fn steps(
         &mut self,
-        batches: &mut dyn Iterator<Item = Result<Vec<Drawn>, TrainError>>,
-        observer: &mut dyn Observer,
+        batches: &mut dyn Iterator<Item = Result<Vec<T::Image>, TrainError>>,
+        observer: &mut dyn Observer<T::Step, T::Report>,
     ) -> Result<bool, TrainError> {
-        let steps = self.pipeline.optimiser.steps;
+        let steps = self.settings.steps;
         let at_most = self
             .place
             .steps_at_most
@@ -281,7 +272,7 @@ impl Run<'_> {
         let before = self.position.seconds;
         let mut saved = Instant::now();
         let mut saved_step = None;
-        let mut since = Means::default();
+        let mut since = Means::<LOSSES>::default();
         while self.position.step < at_most {
             if self.place.stop.load(Ordering::Relaxed) {
                 break;
@@ -291,12 +282,12 @@ impl Run<'_> {
             self.position.seconds = before + begun.elapsed().as_secs_f64();
             let step = self.position.step;
             if step.is_multiple_of(self.place.train.log_steps.max(1)) || step == steps {
-                observer.stepped(&since.row(&self.position, self.pipeline))?;
+                let row = since.row(&self.position, &self.settings);
+                observer.stepped(&self.task.report(row))?;
                 since = Means::default();
             }
-            let due = self.validation.as_ref().is_some_and(|(settings, _)| {
-                step.is_multiple_of(settings.every_steps) || step == steps
-            });
+            let every = self.task.validation_steps();
+            let due = every.is_some_and(|every| step.is_multiple_of(every) || step == steps);
             if due {
                 self.validate(observer)?;
             }
@@ -319,26 +310,29 @@ impl Run<'_> {
     /// operations there take one core. What is added up, and in which order, does not depend on the number of cores.
     fn step(
         &mut self,
-        batches: &mut dyn Iterator<Item = Result<Vec<Drawn>, TrainError>>,
-        observer: &mut dyn Observer,
-    ) -> Result<StepMeans, TrainError> {
-        let settings = &self.pipeline.optimiser;
+        batches: &mut dyn Iterator<Item = Result<Vec<T::Image>, TrainError>>,
+        observer: &mut dyn Observer<T::Step, T::Report>,
+    ) -> Result<StepMeans<LOSSES>, TrainError> {
+        let settings = &self.settings;
         let mut means = StepMeans::default();
         let mut keys = Vec::new();
         let mut asked = Vec::with_capacity(settings.accumulate as usize);
         for index in 0..settings.accumulate {
             let drawn = batches.next().expect("a batch for each step")?;
             for one in &drawn {
-                keys.push(one.image.key.clone());
-                means.skipped += one.skipped.len() as u64;
-                for problem in &one.skipped {
+                let (key, skipped) = T::of_image(one);
+                keys.push(key.to_owned());
+                means.skipped += skipped.len() as u64;
+                for problem in skipped {
                     observer.skipped(problem);
                 }
             }
             means.images += drawn.len() as u64;
-            asked.push(self.ask(drawn, index));
+            let number =
+                u64::from(self.position.step) * u64::from(settings.accumulate) + u64::from(index);
+            asked.push(self.task.batch(&self.model, drawn, number));
         }
-        let each = |(batch, embeddings)| self.gradients(batch, embeddings);
+        let each = |batch| self.gradients(batch);
         let gathered: Vec<[Tensor<1>; 2]> = match *self.place.device == Device::flex() {
             true => asked.into_par_iter().map(each).collect(),
             false => asked.into_iter().map(each).collect(),
@@ -364,70 +358,46 @@ impl Run<'_> {
             }),
         };
         finite("the loss", read[0])?;
-        finite("the norm of the gradients", read[PARTS])?;
-        let norm = f64::from(read[PARTS]);
+        finite("the norm of the gradients", read[LOSSES])?;
+        let norm = f64::from(read[LOSSES]);
         let row = match settings.clip_norm > 0.0 && norm > settings.clip_norm {
             // As `clip_grad_norm_` has it.
             true => row.mul_scalar(settings.clip_norm / (norm + 1e-6)),
             false => row,
         };
         let rate = settings.learning_rate_at(self.position.step);
-        self.optimiser.step(&mut self.sam, row, step, rate);
+        self.optimiser.step(&mut self.model, row, step, rate);
         self.position.step = step;
         self.position.images += means.images;
-        means.values = [read[0], read[1], read[2], read[3], read[PARTS]].map(f64::from);
+        means.losses = std::array::from_fn(|i| f64::from(read[i]));
+        means.norm = f64::from(read[LOSSES]);
         Ok(means)
     }
 
-    /// Draws the prompts of the batch of a number within the step; with embeddings where the encoder is frozen.
-    fn ask(&mut self, drawn: Vec<Drawn>, index: u32) -> (Batch, Option<Tensor<4>>) {
-        let places: Vec<_> = drawn.iter().map(|one| one.place).collect();
-        let architecture = self.sam.architecture();
-        let sides = [architecture.image_size, architecture.low_res_side()];
-        let images = drawn.into_iter().map(|one| one.image).collect();
-        let accumulate = u64::from(self.pipeline.optimiser.accumulate);
-        let number = u64::from(self.position.step) * accumulate + u64::from(index);
-        let seed = mixed(self.pipeline.seed ^ PROMPTS, number);
-        let batch = Batch::draw(images, &self.pipeline.prompts, sides, seed);
-        let device = self.sam.device();
-        let encoder = self.encoder.as_mut();
-        let embeddings = encoder.map(|encoder| encoder.embed(&batch, &places, device));
-        (batch, embeddings)
+    /// The gradients of a batch as a row, and its losses.
+    fn gradients(&self, batch: T::Batch) -> [Tensor<1>; 2] {
+        let model = self.optimiser.copy_of(&self.model);
+        let losses = self.task.losses(&model, batch);
+        let total = losses[0].clone();
+        let losses = Tensor::cat(losses.into(), 0);
+        let gradients = total.backward();
+        let row = self.optimiser.gathered(model.networks(), gradients);
+        [row, losses.without_autodiff()]
     }
 
-    /// The gradients of a batch as a row, and its loss and parts.
-    fn gradients(&self, batch: Batch, embeddings: Option<Tensor<4>>) -> [Tensor<1>; 2] {
-        let sam = self.optimiser.copy_of(&self.sam);
-        let embeddings = embeddings.unwrap_or_else(|| batch.encode(&sam));
-        let (prompts, losses) = (&self.pipeline.prompts, &self.pipeline.loss);
-        let loss = batch.loss(&sam, embeddings, prompts, losses);
-        let [focal, dice, iou] = loss.parts;
-        let parts = Tensor::cat(vec![loss.total.clone(), focal, dice, iou], 0);
-        let gradients = loss.total.backward();
-        let row = self.optimiser.gathered(&sam.networks, gradients);
-        [row, parts.without_autodiff()]
-    }
-
-    fn validate(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let Some((settings, data)) = &self.validation else {
-            return Ok(());
-        };
+    fn validate(
+        &mut self,
+        observer: &mut dyn Observer<T::Step, T::Report>,
+    ) -> Result<(), TrainError> {
         let last = self.place.directory.join(files::LAST);
         self.export(&last)?;
-        let sam = Sam::load(&last, self.place.device, Precision::F32)?;
-        let evaluation = Evaluation {
-            images: settings.images as usize,
-            masks_per_image: settings.masks_per_image as usize,
-            automatic: None,
-        };
         let mut skipped = Vec::new();
-        let report = evaluate_on(&sam, data, &evaluation, &mut |problem| {
-            skipped.push(problem)
-        })?;
+        let (report, score) = self
+            .task
+            .validate(&last, &mut |problem| skipped.push(problem))?;
         for problem in &skipped {
             observer.skipped(problem);
         }
-        let score = report.score();
         let best = self.position.best.is_none_or(|(best, _)| score > best);
         if best {
             self.position.best = Some((score, self.position.step));
@@ -440,138 +410,84 @@ impl Run<'_> {
         let at = |name: &str| self.place.directory.join(name);
         state::save(&at(files::STATE), self.optimiser.state(), &self.position)?;
         self.export(&at(files::LAST))?;
-        if self.validation.is_none() {
+        if self.task.validation_steps().is_none() {
             self.export(&at(files::CHECKPOINT))?;
         }
         Ok(())
     }
 
     fn export(&self, path: &Path) -> Result<(), TrainError> {
-        let stored_as = match self.pipeline.export.precision {
+        let stored_as = match self.task.export().precision {
             ExportPrecision::F32 => StoredAs::F32,
             ExportPrecision::F16 => StoredAs::F16,
         };
         let metadata = BTreeMap::from([
-            ("name".to_owned(), self.pipeline.name.clone()),
+            ("name".to_owned(), self.task.name().to_owned()),
             ("step".to_owned(), self.position.step.to_string()),
             ("images".to_owned(), self.position.images.to_string()),
         ]);
-        Ok(self.sam.save(path, stored_as, metadata)?)
+        Ok(self.model.save(path, stored_as, metadata)?)
     }
 }
 
-#[derive(Default)]
-struct StepMeans {
+/// Of one step.
+struct StepMeans<const LOSSES: usize> {
     images: u64,
     skipped: u64,
-    /// Loss, focal, dice, IoU, norm.
-    values: [f64; PARTS + 1],
+    losses: [f64; LOSSES],
+    norm: f64,
+}
+
+impl<const LOSSES: usize> Default for StepMeans<LOSSES> {
+    fn default() -> Self {
+        Self {
+            images: 0,
+            skipped: 0,
+            losses: [0.0; LOSSES],
+            norm: 0.0,
+        }
+    }
 }
 
 /// Sums since the last row.
-struct Means {
+struct Means<const LOSSES: usize> {
     begun: Instant,
     steps: u32,
-    images: u64,
-    skipped: u64,
-    values: [f64; PARTS + 1],
+    sums: StepMeans<LOSSES>,
 }
 
-impl Default for Means {
+impl<const LOSSES: usize> Default for Means<LOSSES> {
     fn default() -> Self {
         Self {
             begun: Instant::now(),
             steps: 0,
-            images: 0,
-            skipped: 0,
-            values: [0.0; PARTS + 1],
+            sums: StepMeans::default(),
         }
     }
 }
 
-impl Means {
-    fn add(&mut self, step: &StepMeans) {
+impl<const LOSSES: usize> Means<LOSSES> {
+    fn add(&mut self, step: &StepMeans<LOSSES>) {
         self.steps += 1;
-        self.images += step.images;
-        self.skipped += step.skipped;
-        for (sum, value) in self.values.iter_mut().zip(step.values) {
+        self.sums.images += step.images;
+        self.sums.skipped += step.skipped;
+        self.sums.norm += step.norm;
+        for (sum, value) in self.sums.losses.iter_mut().zip(step.losses) {
             *sum += value;
         }
     }
 
-    fn row(&self, position: &Position, pipeline: &TrainingPipeline) -> StepReport {
-        let [loss, focal, dice, iou, gradient_norm] =
-            self.values.map(|sum| sum / f64::from(self.steps.max(1)));
-        StepReport {
+    fn row(&self, position: &Position, settings: &OptimiserSettings) -> StepRow<LOSSES> {
+        let mean = |sum: f64| sum / f64::from(self.steps.max(1));
+        StepRow {
             step: position.step,
             images: position.images,
             seconds: position.seconds,
-            learning_rate: pipeline.optimiser.learning_rate_at(position.step - 1),
-            loss,
-            focal,
-            dice,
-            iou,
-            gradient_norm,
-            images_per_second: self.images as f64 / self.begun.elapsed().as_secs_f64(),
-            skipped: self.skipped,
+            learning_rate: settings.learning_rate_at(position.step - 1),
+            losses: self.sums.losses.map(mean),
+            gradient_norm: mean(self.sums.norm),
+            images_per_second: self.sums.images as f64 / self.begun.elapsed().as_secs_f64(),
+            skipped: self.sums.skipped,
         }
-    }
-}
-
-/// An encoder that does not learn: it runs as in jobs, by the kernels of the CPU where it is on one, and what it made of
-/// an image is kept where the image comes up again unchanged.
-struct FrozenEncoder {
-    sam: Sam,
-    kept: HashMap<(usize, usize), Vec<f32>>,
-    /// Images that may be kept.
-    room: usize,
-}
-
-impl FrozenEncoder {
-    fn of(pipeline: &TrainingPipeline, train: &Train) -> Result<Option<Self>, TrainError> {
-        if pipeline.optimiser.encoder != EncoderTraining::Frozen {
-            return Ok(None);
-        }
-        let StartingWeights::Checkpoint { checkpoint } = &pipeline.start else {
-            return Err(TrainError::Settings(
-                "optimiser.encoder = \"frozen\" needs model.checkpoint: a fresh encoder that does not learn sees nothing"
-                    .to_owned(),
-            ));
-        };
-        let sam = Sam::load(Path::new(checkpoint), &Device::flex(), Precision::F32)?;
-        let architecture = sam.architecture();
-        let bytes = architecture.grid().pow(2) * architecture.embed_dim * size_of::<f32>();
-        let augmentation: &Augmentation = &pipeline.augmentation;
-        let room = match unchanged(augmentation) {
-            true => train.cache_memory as usize / bytes,
-            false => 0,
-        };
-        Ok(Some(Self {
-            sam,
-            kept: HashMap::new(),
-            room,
-        }))
-    }
-
-    /// `[images, grid, grid, dim]`
-    fn embed(&mut self, batch: &Batch, places: &[(usize, usize)], device: &Device) -> Tensor<4> {
-        let architecture = self.sam.architecture();
-        let (grid, dim) = (architecture.grid(), architecture.embed_dim);
-        let mut values = Vec::with_capacity(places.len() * grid * grid * dim);
-        for (image, place) in batch.images().iter().zip(places) {
-            match self.kept.get(place) {
-                Some(kept) => values.extend_from_slice(kept),
-                None => {
-                    let embedding = self.sam.encode_resized(image);
-                    let made = to_host(embedding);
-                    values.extend_from_slice(&made);
-                    if self.kept.len() < self.room {
-                        self.kept.insert(*place, made);
-                    }
-                }
-            }
-        }
-        let shape = [places.len(), grid, grid, dim];
-        Tensor::from_data(TensorData::new(values, shape), device)
     }
 }

@@ -22,11 +22,32 @@ pub struct Placement {
     pub parameter: Option<ParamId>,
     /// Whether the parameter is the file's matrix transposed, `[in, out]` where the file has `[out, in]`.
     pub transposed: bool,
+    /// Which part of the parameter it is, where that was made of several tensors of the file.
+    pub part: Option<Part>,
+}
+
+/// One of several equal parts of a parameter, side by side along its last axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// From 0.
+    pub number: usize,
+    /// How many there are.
+    pub of: usize,
 }
 
 impl Placement {
-    /// A parameter's values, row-major as the module has them, in the file's order.
+    /// The tensor's values in the file's order, of its parameter's, row-major as the module has them: all of the
+    /// parameter's, also where the tensor is a part of it.
     pub fn in_file_order(&self, values: Vec<f32>) -> Vec<f32> {
+        let values = match self.part {
+            None => values,
+            Some(Part { number, of }) => {
+                let width = self.shape[0];
+                let rows = values.chunks_exact(of * width);
+                let part = rows.flat_map(|row| &row[number * width..][..width]);
+                part.copied().collect()
+            }
+        };
         match (self.transposed, self.shape.as_slice()) {
             (true, &[rows, columns]) => transposed(&values, columns, rows),
             _ => values,
@@ -91,15 +112,28 @@ impl KeyMap {
             shape: shape.to_vec(),
             parameter: None,
             transposed: false,
+            part: None,
         });
     }
 
     /// Says which parameter the constant of `key` became.
     pub(crate) fn parameter(&mut self, key: &str, id: ParamId, transposed: bool) {
-        let found = self.placements.iter_mut().rev().find(|p| p.key == key);
-        let placement = found.expect("a parameter is made of values that were taken");
+        let placement = self.taken(key);
         placement.parameter = Some(id);
         placement.transposed = transposed;
+    }
+
+    /// Says which part of which parameter the constant of `key` became. A matrix is transposed.
+    pub(crate) fn part(&mut self, key: &str, id: ParamId, part: Part) {
+        let placement = self.taken(key);
+        placement.parameter = Some(id);
+        placement.transposed = placement.shape.len() == 2;
+        placement.part = Some(part);
+    }
+
+    fn taken(&mut self, key: &str) -> &mut Placement {
+        let found = self.placements.iter_mut().rev().find(|p| p.key == key);
+        found.expect("a parameter is made of values that were taken")
     }
 
     /// Writes a `.safetensors` file of the keys and shapes that the model was loaded from. The file appears whole, under
@@ -271,6 +305,49 @@ mod tests {
             let beta = |m: &Model| crate::to_host(m.norm.beta.as_ref().unwrap().val());
             assert_eq!(beta(&loaded), beta(&model));
         }
+    }
+
+    /// Three layers of the file that are one in the module.
+    #[test]
+    fn a_parameter_of_several_tensors_is_saved_as_those() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let mut next = 0.0;
+        let mut initial = |_: &str, shape: &[usize]| {
+            let count = shape.iter().product();
+            std::iter::repeat_with(|| {
+                next += 1.0;
+                next
+            })
+            .take(count)
+            .collect()
+        };
+        let device = Device::flex();
+        let names = ["q", "k", "v"].map(str::to_owned);
+        let mut w = Weights::fresh(&device, &mut initial);
+        let fused = w.fused_linear(&names, 4, 3);
+        let keys = w.finish(&"a test").unwrap();
+        assert_eq!(fused.weight.dims(), [4, 9]);
+        let values = |id| match id == fused.weight.id {
+            true => crate::to_host(fused.weight.val()),
+            false => crate::to_host(fused.bias.as_ref().unwrap().val()),
+        };
+        keys.save(&path, StoredAs::F32, BTreeMap::new(), |p| {
+            p.in_file_order(values(p.parameter.unwrap()))
+        })
+        .unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        // As they were drawn: 12 weights and 3 biases, three times.
+        let numbers = |from: u8, to: u8| (from..=to).map(f32::from).collect::<Vec<f32>>();
+        let read = |key| checkpoint.read(key).unwrap().unwrap().unwrap();
+        assert_eq!(read("q.weight"), numbers(1, 12));
+        assert_eq!(read("k.weight"), numbers(16, 27));
+        assert_eq!(read("v.bias"), numbers(43, 45));
+        let mut w = Weights::new(&checkpoint, &device);
+        let loaded = w.fused_linear(&names, 4, 3);
+        w.finish(&"a test").unwrap();
+        let host = |linear: &Linear| crate::to_host(linear.weight.val());
+        assert_eq!(host(&loaded), host(&fused));
     }
 
     #[test]

@@ -14,8 +14,10 @@
 
 mod checkpoint;
 mod from_device;
+pub mod initial;
 mod key_map;
 mod kind;
+mod parameters;
 mod patch_conv;
 mod row_product;
 mod shapes;
@@ -23,8 +25,9 @@ mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, KeyProblem};
 pub use from_device::{all_to_host, reads, to_host};
-pub use key_map::{KeyMap, Placement, SaveError, StoredAs, write_whole};
+pub use key_map::{KeyMap, Part, Placement, SaveError, StoredAs, write_whole};
 pub use kind::ModelKind;
+pub use parameters::parameter_values;
 pub use patch_conv::PatchConv;
 pub use row_product::row_product;
 pub use shapes::Shapes;

@@ -12,7 +12,7 @@ use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, KeyProblem};
-use crate::key_map::KeyMap;
+use crate::key_map::{KeyMap, Part};
 
 /// Where the values come from.
 enum Source<'a> {
@@ -152,6 +152,26 @@ impl<'a> Weights<'a> {
             self.keys
                 .parameter(&format!("{prefix}.bias"), bias.id, false);
         }
+    }
+
+    /// Several `torch.nn.Linear(input, output)` of one input as one layer, their outputs side by side: queries, keys and
+    /// values of an attention. They stay tensors of their own in the file.
+    pub fn fused_linear(&mut self, prefixes: &[String], input: usize, output: usize) -> Linear {
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for prefix in prefixes {
+            weight.extend(self.values(&format!("{prefix}.weight"), [output, input]));
+            bias.extend(self.values(&format!("{prefix}.bias"), [output]));
+        }
+        let of = prefixes.len();
+        let linear = self.linear_of(&weight, Some(bias), input, of * output);
+        let bias = linear.bias.as_ref().expect("made with one").id;
+        for (number, prefix) in prefixes.iter().enumerate() {
+            let part = Part { number, of };
+            self.keys
+                .part(&format!("{prefix}.weight"), linear.weight.id, part);
+            self.keys.part(&format!("{prefix}.bias"), bias, part);
+        }
+        linear
     }
 
     /// A linear layer of values that were taken already: `weight` is `[output, input]`, row-major.

@@ -3,7 +3,7 @@
 use super::{
     Augmentation, EncoderTraining, ExportPrecision, ExportSettings, LossSettings, OptimiserName,
     OptimiserSettings, Schedule, StartingWeights, TrainingData, TrainingPipeline, TrainingPrompts,
-    Validation, architecture, data,
+    TrainingTask, Validation, architecture, data,
 };
 use crate::choice::Choice;
 use crate::document::{Document, Node, Value};
@@ -15,6 +15,12 @@ use crate::section::Section;
 
 const KIND: FileKind = FileKind::Training;
 
+/// The words for what is trained.
+pub(super) const TASKS: &[(&str, TrainingTask)] = &[
+    ("segmenter", TrainingTask::Segmenter),
+    ("grounder", TrainingTask::Grounder),
+];
+
 impl TrainingPipeline {
     /// Reads a parsed training file. What is returned counts only if no problem was noted.
     pub(crate) fn read(mut document: Document, problems: &mut Problems) -> Self {
@@ -25,7 +31,13 @@ impl TrainingPipeline {
             read_augmentation(Section::take(document, KIND, "augmentation", problems));
         let prompts = read_prompts(Section::take(document, KIND, "prompts", problems));
         let loss = read_loss(Section::take(document, KIND, "loss", problems));
-        let optimiser = read_optimiser(Section::take(document, KIND, "optimiser", problems));
+        let mut section = Section::take(document, KIND, "optimiser", problems);
+        let (layer_decay, encoder) = read_encoder(&mut section);
+        let optimiser = OptimiserSettings {
+            layer_decay,
+            encoder,
+            ..read_optimiser(section)
+        };
         let validation = read_validation(
             Section::take(document, KIND, "validation", problems),
             optimiser.steps,
@@ -36,8 +48,17 @@ impl TrainingPipeline {
             &mut front,
             "a name for the run, which also names its directory",
         );
+        let task_origin = front.origin_of("task");
+        if front.one_of("task", TASKS) == Some(TrainingTask::Grounder) {
+            let what = " = \"grounder\": a model of Segment Anything is asked for";
+            front.note(task_origin, "task", what);
+        }
         let seed = front.integer("seed", 0, 0..=u64::MAX >> 1);
-        let data = read_data(&mut front, &validation);
+        let held_out = validation
+            .as_ref()
+            .map(|(v, origins)| (&v.data[..], &origins[..]));
+        let data = read_data(&mut front, held_out, "images with masks");
+        let data = data.into_iter().map(|(data, _)| data).collect();
         front.finish();
         if let Some(what) = encoder_problem(&start, optimiser.encoder) {
             problems.add(&encoder_origin, format!("optimiser.encoder{what}"));
@@ -110,30 +131,31 @@ fn encoder_problem(start: &StartingWeights, encoder: EncoderTraining) -> Option<
     }
 }
 
-fn read_data(
+/// Each with the place where it is written; `held_out` is what is measured on, and where that is written.
+pub(super) fn read_data(
     front: &mut Section<'_>,
-    validation: &Option<(Validation, Vec<Origin>)>,
-) -> Vec<TrainingData> {
+    held_out: Option<(&[TrainingData], &[Origin])>,
+    what: &str,
+) -> Vec<(TrainingData, Origin)> {
     if front.origin_of("data").is_none() {
-        let what = " is missing: at least one [[data]] with images and masks to learn from";
-        front.note(None, "data", what);
+        let what = format!(" is missing: at least one [[data]] with {what} to learn from");
+        front.note(None, "data", &what);
     }
     let read = data::read_all(front, "[[data]]");
-    if let Some((validation, origins)) = validation {
-        for (at, (held_out, origin)) in validation.data.iter().zip(origins).enumerate() {
-            let seed = held_out.scenes_seed();
-            let same =
-                |(data, _): &(TrainingData, Origin)| seed.is_some() && data.scenes_seed() == seed;
-            if let Some(trained) = read.iter().position(same) {
-                let what = format!(
-                    "[{trained}].seed is also the seed of validation.data[{at}]: the scenes \
-                     that are learned would be those that measure what was learned"
-                );
-                front.note(Some(origin.clone()), "data", &what);
-            }
+    let (held_out, origins) = held_out.unwrap_or_default();
+    for (at, (held_out, origin)) in held_out.iter().zip(origins).enumerate() {
+        let seed = held_out.scenes_seed();
+        let same =
+            |(data, _): &(TrainingData, Origin)| seed.is_some() && data.scenes_seed() == seed;
+        if let Some(trained) = read.iter().position(same) {
+            let what = format!(
+                "[{trained}].seed is also the seed of validation.data[{at}]: the scenes \
+                 that are learned would be those that measure what was learned"
+            );
+            front.note(Some(origin.clone()), "data", &what);
         }
     }
-    read.into_iter().map(|(data, _)| data).collect()
+    read
 }
 
 fn read_augmentation(mut section: Section<'_>) -> Augmentation {
@@ -218,7 +240,8 @@ const SCHEDULE: Choice<ScheduleWord> = Choice {
     ],
 };
 
-fn read_optimiser(mut section: Section<'_>) -> OptimiserSettings {
+/// All of `[optimiser]` but what only an image encoder has.
+pub(super) fn read_optimiser(mut section: Section<'_>) -> OptimiserSettings {
     let warmup_origin = section.origin_of("warmup_steps");
     for (key, what) in [
         (
@@ -247,11 +270,11 @@ fn read_optimiser(mut section: Section<'_>) -> OptimiserSettings {
         warmup_steps,
         steps,
         schedule: read_schedule(&mut section, warmup_steps, steps),
-        layer_decay: section.number("layer_decay", 0.8, 0.01..=1.0),
+        layer_decay: 1.0,
         clip_norm: section.number("clip_norm", 1.0, 0.0..=1e6),
         batch_images: section.integer_u32("batch_images", 4, 1..=4096),
         accumulate: section.integer_u32("accumulate", 1, 1..=4096),
-        encoder: read_encoder(&mut section),
+        encoder: EncoderTraining::Trained,
     };
     section.finish();
     optimiser
@@ -325,9 +348,11 @@ fn read_step_at(section: &mut Section<'_>, warmup_steps: u32, steps: u32) -> Vec
     step_at
 }
 
-fn read_encoder(section: &mut Section<'_>) -> EncoderTraining {
+/// The decay of the learning rate from block to block, and which blocks are trained.
+fn read_encoder(section: &mut Section<'_>) -> (f64, EncoderTraining) {
+    let layer_decay = section.number("layer_decay", 0.8, 0.01..=1.0);
     let Some((word, origin)) = section.text("encoder") else {
-        return EncoderTraining::Trained;
+        return (layer_decay, EncoderTraining::Trained);
     };
     let encoder = EncoderTraining::parse(&word);
     if encoder.is_none() {
@@ -337,20 +362,13 @@ fn read_encoder(section: &mut Section<'_>) -> EncoderTraining {
         );
         section.note(Some(origin), "encoder", &what);
     }
-    encoder.unwrap_or(EncoderTraining::Trained)
+    (layer_decay, encoder.unwrap_or(EncoderTraining::Trained))
 }
 
 /// With the places of its data.
 fn read_validation(mut section: Section<'_>, steps: u32) -> Option<(Validation, Vec<Origin>)> {
     const SETTINGS: [&str; 3] = ["images", "every_steps", "masks_per_image"];
-    let written = |key: &&str| section.origin_of(key).is_some();
-    if section.origin_of("data").is_none() && SETTINGS.iter().any(written) {
-        let what = " is missing: at least one [[validation.data]] with images and masks";
-        section.note(None, "data", what);
-    }
-    let (data, origins): (Vec<_>, Vec<_>) = data::read_all(&mut section, "[[validation.data]]")
-        .into_iter()
-        .unzip();
+    let (data, origins) = read_validation_data(&mut section, &SETTINGS, "images and masks");
     let validation = Validation {
         images: section.integer_u32("images", 100, 1..=1_000_000),
         every_steps: section.integer_u32("every_steps", 500.min(steps), 1..=1_000_000_000),
@@ -361,7 +379,22 @@ fn read_validation(mut section: Section<'_>, steps: u32) -> Option<(Validation, 
     (!validation.data.is_empty()).then_some((validation, origins))
 }
 
-fn read_export(mut section: Section<'_>) -> ExportSettings {
+/// What is measured on, and where that is written; it must be there where any of `settings` is.
+pub(super) fn read_validation_data(
+    section: &mut Section<'_>,
+    settings: &[&str],
+    what: &str,
+) -> (Vec<TrainingData>, Vec<Origin>) {
+    let written = |key: &&str| section.origin_of(key).is_some();
+    if section.origin_of("data").is_none() && settings.iter().any(written) {
+        let what = format!(" is missing: at least one [[validation.data]] with {what}");
+        section.note(None, "data", &what);
+    }
+    let data = data::read_all(section, "[[validation.data]]");
+    data.into_iter().unzip()
+}
+
+pub(super) fn read_export(mut section: Section<'_>) -> ExportSettings {
     let precisions = [("f32", ExportPrecision::F32), ("f16", ExportPrecision::F16)];
     let export = ExportSettings {
         precision: section

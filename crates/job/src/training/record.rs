@@ -15,7 +15,7 @@ pub const TRAINING_VERSION: u32 = 1;
 /// The fingerprint of `pipeline`, which begins with and learns from files whose SHA-256 (hex) are
 /// in `files`, by their settings: `model.checkpoint`, `data[0].annotations`.
 pub fn training_fingerprint(
-    pipeline: &TrainingPipeline,
+    pipeline: &impl Serialize,
     files: &BTreeMap<String, String>,
 ) -> Fingerprint {
     Fingerprint::of_value(&json!({
@@ -27,26 +27,23 @@ pub fn training_fingerprint(
 
 /// What a run's directory was made by, written once as `_train.json`.
 ///
-/// A later run may go on in the directory if `fingerprint` is its own.
+/// A later run may go on in the directory if `fingerprint` is its own. `P` is the training file; one that is there may be
+/// read as any JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TrainingRecord {
+pub struct TrainingRecord<P = TrainingPipeline> {
     /// The version of maskmill that began the run.
     pub tool_version: String,
     /// Which weights the run ends with.
     pub fingerprint: Fingerprint,
     /// The training file with all defaults filled in.
-    pub pipeline: TrainingPipeline,
+    pub pipeline: P,
     /// As for [`training_fingerprint`].
     pub files: BTreeMap<String, String>,
 }
 
-impl TrainingRecord {
+impl<P: Clone + Serialize> TrainingRecord<P> {
     /// The record of a run of `pipeline`; `files` as for [`training_fingerprint`].
-    pub fn new(
-        pipeline: &TrainingPipeline,
-        files: &BTreeMap<String, String>,
-        tool_version: &str,
-    ) -> Self {
+    pub fn new(pipeline: &P, files: &BTreeMap<String, String>, tool_version: &str) -> Self {
         TrainingRecord {
             tool_version: tool_version.to_string(),
             fingerprint: training_fingerprint(pipeline, files),
@@ -54,11 +51,13 @@ impl TrainingRecord {
             files: files.clone(),
         }
     }
+}
 
+impl<P: Serialize> TrainingRecord<P> {
     /// What differs between this record, which is there, and one that is `here`, a line per value
     /// by the path in the training file: `optimiser.steps: 1000 -> 2000`. Empty if the runs are
     /// the same; versions are named only where nothing else differs.
-    pub fn differences(&self, here: &TrainingRecord) -> Vec<String> {
+    pub fn differences(&self, here: &TrainingRecord<impl Serialize>) -> Vec<String> {
         if self.fingerprint == here.fingerprint {
             return Vec::new();
         }

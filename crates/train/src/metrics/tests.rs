@@ -63,7 +63,7 @@ fn rows_are_read_back_as_they_were_written() {
     write(&mut metrics, 10, 40);
     let (steps, validations, events) = content(directory.path());
     let mut lines = steps.lines();
-    assert_eq!(lines.next().unwrap(), STEP_COLUMNS.join(","));
+    assert_eq!(lines.next().unwrap(), columns::<StepReport>().join(","));
     let first = "10,40,2.5,0.0001,2,0.1,0.5,0.0625,0.3333333333333333,16,1";
     assert_eq!(lines.next(), Some(first));
     assert_eq!(lines.count(), 3);

@@ -1,0 +1,205 @@
+//! Whole runs of a very small grounder: resumed, refused, its checkpoint used, and something learnt.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use burn::tensor::Device;
+use maskmill_grounding::{ClipTokenizer, Owl, TrainableOwl, write_model_files};
+use maskmill_job::{GrounderPipeline, TextFile, Train, load_grounder_pipeline};
+use maskmill_train::grounder::{
+    GrounderReport, GrounderStep, SceneData, architecture, byte_pairs, evaluate, train,
+};
+use maskmill_train::{Observer, Outcome, Place, Position, TrainError, files, record_of_grounder};
+
+const TRAINING: &str = include_str!("../../../tests/interop/training-grounder.toml");
+
+fn pipeline(overrides: &[&str]) -> GrounderPipeline {
+    let file = TextFile {
+        name: "very-small.toml",
+        text: TRAINING,
+    };
+    let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
+    load_grounder_pipeline(file, &overrides).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[derive(Default)]
+struct Heard {
+    begun_at: u32,
+    steps: Vec<GrounderStep>,
+    validated: Vec<(u32, GrounderReport)>,
+}
+
+impl Observer<GrounderStep, GrounderReport> for Heard {
+    fn begun(&mut self, position: &Position, _: u32, parameters: usize) -> Result<(), TrainError> {
+        assert!(parameters > 10_000);
+        self.begun_at = position.step;
+        Ok(())
+    }
+
+    fn stepped(&mut self, report: &GrounderStep) -> Result<(), TrainError> {
+        self.steps.push(report.clone());
+        Ok(())
+    }
+
+    fn validated(&mut self, step: u32, report: &GrounderReport, _: bool) -> Result<(), TrainError> {
+        self.validated.push((step, report.clone()));
+        Ok(())
+    }
+
+    fn skipped(&mut self, problem: &str) {
+        assert!(problem.contains("no object covers"), "{problem}");
+    }
+}
+
+fn run(
+    pipeline: &GrounderPipeline,
+    directory: &Path,
+    steps_at_most: Option<u32>,
+) -> (Result<Outcome, TrainError>, Heard) {
+    let record = record_of_grounder(pipeline, "test");
+    let settings = Train {
+        checkpoint_minutes: 10.0,
+        log_steps: 1,
+        loader_threads: 2,
+        cache_memory: 0,
+    };
+    let place = Place {
+        directory,
+        device: &Device::flex(),
+        train: &settings,
+        stop: &AtomicBool::new(false),
+        steps_at_most,
+    };
+    let mut heard = Heard::default();
+    (train(pipeline, &record, &place, &mut heard), heard)
+}
+
+fn bytes(directory: &Path, name: &str) -> Vec<u8> {
+    std::fs::read(directory.join(name)).unwrap()
+}
+
+#[test]
+fn a_resumed_run_ends_with_the_same_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(name));
+    let pipeline = pipeline(&[]);
+    let (outcome, heard) = run(&pipeline, &whole, None);
+    let outcome = outcome.unwrap();
+    assert!(outcome.finished && outcome.position.step == 6 && outcome.position.images == 24);
+    assert_eq!(heard.steps.len(), 6);
+    assert!(
+        heard
+            .steps
+            .iter()
+            .all(|step| step.loss > 0.0 && step.giou > 0.0)
+    );
+    let at: Vec<u32> = heard.validated.iter().map(|v| v.0).collect();
+    assert_eq!(at, [4, 6]);
+    let report = &heard.validated[0].1;
+    assert!(report.images == 3 && report.objects > 3 && report.phrases > report.objects);
+
+    for (at_most, begun_at) in [(1, 0), (4, 1), (9, 5)] {
+        let (outcome, heard) = run(&pipeline, &parts, Some(at_most));
+        assert_eq!(heard.begun_at, begun_at);
+        assert_eq!(outcome.unwrap().finished, at_most == 9);
+    }
+    assert!(bytes(&whole, files::LAST) == bytes(&parts, files::LAST));
+    assert!(bytes(&whole, files::CHECKPOINT) == bytes(&parts, files::CHECKPOINT));
+
+    // The model for use is one, measured as it was.
+    let last = whole.join(files::LAST);
+    let settings = pipeline.validation.as_ref().unwrap();
+    let data = SceneData::open(&settings.data, "validation.data").unwrap();
+    let skipped = &mut |problem: String| panic!("{problem}");
+    let again = evaluate(&last, &Device::flex(), &data, 3, 0.1, skipped).unwrap();
+    assert_eq!(again, heard.validated[1].1);
+}
+
+#[test]
+fn another_training_file_is_refused_by_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&pipeline(&[]), folder.path(), Some(1)).0.unwrap();
+    let other = pipeline(&["queries.per_image=5"]);
+    let error = run(&other, folder.path(), Some(1)).0.unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("queries.per_image: 4 -> 5"), "{error}");
+}
+
+#[test]
+fn a_saved_model_is_the_model_and_knows_every_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = byte_pairs();
+    let sizes = architecture(&pipeline(&[]).architecture, pairs.size());
+    write_model_files(folder.path(), &sizes, &pairs).unwrap();
+    let model = TrainableOwl::fresh(&sizes, 5, &Device::flex());
+    let path = folder.path().join("model.safetensors");
+    let stored_as = maskmill_weights::StoredAs::F32;
+    model.save(&path, stored_as, Default::default()).unwrap();
+
+    // What jobs load has the same sizes, and says the same of phrases and patches.
+    let owl = Owl::load(folder.path(), None, &Device::flex()).unwrap();
+    assert_eq!(*owl.architecture(), sizes);
+    let loaded = TrainableOwl::load(folder.path(), &Device::flex()).unwrap();
+    let by_key = |model: &TrainableOwl| -> Vec<(String, Vec<f32>)> {
+        let values = model.values();
+        let placements = model.keys().placements().iter();
+        placements
+            .filter_map(|p| {
+                Some((
+                    p.key.clone(),
+                    p.in_file_order(values[&p.parameter?].clone()),
+                ))
+            })
+            .collect()
+    };
+    assert_eq!(by_key(&model), by_key(&loaded));
+    let again = folder.path().join("again.safetensors");
+    loaded.save(&again, stored_as, Default::default()).unwrap();
+    assert!(std::fs::read(&again).unwrap() == std::fs::read(&path).unwrap());
+
+    let tokenizer = ClipTokenizer::load(folder.path()).unwrap();
+    for word in maskmill_scenes::words() {
+        assert_eq!(tokenizer.encode(word, 16).ids.len(), 3, "{word}");
+    }
+    // Anything else falls to pieces, and to bytes.
+    let other = tokenizer.encode("Zebra ñandú 7!", 64);
+    let unique: BTreeSet<u32> = other.ids.iter().copied().collect();
+    assert!(unique.len() > 8 && other.cut.is_none(), "{other:?}");
+
+    let texts: Vec<String> = ["a red striped disc", "a disc"].map(str::to_owned).into();
+    let (embeddings, _) = owl.text_encoder().embed(&texts);
+    let tokens: Vec<_> = texts.iter().map(|t| tokenizer.encode(t, 16)).collect();
+    let queries = model.embed_texts(&tokens, tokenizer.end());
+    let data = SceneData::open(&pipeline(&[]).data, "data").unwrap();
+    let input = owl.input(&data.at((0, 0)).unwrap().image);
+    let detections = model.forward(model.images(&[input.clone(), input.clone()]), queries);
+    let mut scored = Vec::new();
+    let boxes = owl.score(
+        &owl.embed(&input),
+        &owl.queries(&embeddings),
+        |_, logits| {
+            scored.extend_from_slice(logits);
+        },
+    );
+    let host = |values: Vec<f32>, other: &[f32]| {
+        // Both images are the one.
+        for half in values.chunks_exact(other.len()) {
+            for (a, b) in half.iter().zip(other) {
+                assert!((a - b).abs() < 1e-4, "{a} {b}");
+            }
+        }
+    };
+    host(detections.logits.try_into_vec_as().unwrap(), &scored);
+    host(
+        detections.boxes.try_into_vec_as().unwrap(),
+        boxes.cxcywh_norm.as_flattened(),
+    );
+    host(
+        detections.objectness.try_into_vec_as().unwrap(),
+        &boxes.objectness.unwrap(),
+    );
+    // At the beginning nothing is anything: a probability of about 0.01.
+    let mean = scored.iter().sum::<f32>() / scored.len() as f32;
+    assert!((-5.5..-3.5).contains(&mean), "{mean}");
+}
