@@ -1,7 +1,7 @@
 //! Weights of a model that has learnt nothing yet.
 //!
-//! The image encoder starts as ViTDet does (normal with deviation 0.02, that is for 768 inputs; more for fewer), everything else as `torch.nn` does by default,
-//! which is what `build_sam.py` leaves it at, but for biases, which start at zero.
+//! The image encoder starts as ViTDet does (normal with deviation 0.02, that is for 768 inputs; more for fewer), everything
+//! else as `torch.nn` does by default, which is what `build_sam.py` leaves it at, but for biases, which start at zero.
 //!
 //! SAM's encoder is pretrained, and its decoder sees a billion masks. So that a small model learns from nothing, three
 //! things that those would find out first are there from the beginning:
