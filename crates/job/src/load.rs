@@ -104,9 +104,10 @@ pub fn load_training(
     overrides: &[String],
 ) -> Result<TrainingJob, ConfigError> {
     let mut problems = Problems::default();
-    let (document, config) = training_files(training, config, overrides, &mut problems);
-    let pipeline = document.map(|document| TrainingPipeline::read(document, &mut problems));
-    let job = pipeline.zip(config);
+    let (for_training, for_config) = split_by_file(overrides, &mut problems);
+    let pipeline = parse(training, 0, &for_training, &mut problems)
+        .map(|document| TrainingPipeline::read(document, &mut problems));
+    let job = pipeline.zip(config_of_training(config, &for_config, &mut problems));
     let job = job.map(|(pipeline, config)| TrainingJob { pipeline, config });
     finish(job, problems)
 }
@@ -121,19 +122,23 @@ pub fn load_any_training(
     overrides: &[String],
 ) -> Result<AnyTrainingJob, ConfigError> {
     let mut problems = Problems::default();
-    let (document, config) = training_files(training, config, overrides, &mut problems);
-    let job = document
-        .zip(config)
-        .map(|(document, config)| match is_grounder(&document) {
-            true => AnyTrainingJob::Grounder(Box::new(TrainingJob {
-                pipeline: GrounderPipeline::read(document, &mut problems),
-                config,
-            })),
-            false => AnyTrainingJob::Segmenter(Box::new(TrainingJob {
-                pipeline: TrainingPipeline::read(document, &mut problems),
-                config,
-            })),
-        });
+    let (for_training, for_config) = split_by_file(overrides, &mut problems);
+    let document = parse(training, 0, &for_training, &mut problems);
+    let job = match document {
+        Some(document) if is_grounder(&document) => {
+            let pipeline = GrounderPipeline::read(document, &mut problems);
+            let config = config_of_training(config, &for_config, &mut problems);
+            let job = config.map(|config| TrainingJob { pipeline, config });
+            job.map(|job| AnyTrainingJob::Grounder(Box::new(job)))
+        }
+        document => {
+            let pipeline = document.map(|d| TrainingPipeline::read(d, &mut problems));
+            let config = config_of_training(config, &for_config, &mut problems);
+            let job = pipeline.zip(config);
+            let job = job.map(|(pipeline, config)| TrainingJob { pipeline, config });
+            job.map(|job| AnyTrainingJob::Segmenter(Box::new(job)))
+        }
+    };
     finish(job, problems)
 }
 
@@ -142,16 +147,13 @@ fn is_grounder(document: &Document) -> bool {
     matches!(task, Some(Value::String(task)) if task == "grounder")
 }
 
-/// The training file, parsed, and the config file, read.
-fn training_files(
-    training: TextFile<'_>,
+/// The config file of a training run.
+fn config_of_training(
     config: TextFile<'_>,
-    overrides: &[String],
+    overrides: &[Override],
     problems: &mut Problems,
-) -> (Option<Document>, Option<Config>) {
-    let (for_training, for_config) = split_by_file(overrides, problems);
-    let document = parse(training, 0, &for_training, problems);
-    let config = parse(config, 1, &for_config, problems).map(|document| {
+) -> Option<Config> {
+    parse(config, 1, overrides, problems).map(|document| {
         let root_at = document.place_of(&["output", "root"]).clone();
         let config = Config::read(document, problems);
         if config.output.root.contains("://") {
@@ -160,8 +162,7 @@ fn training_files(
             problems.add(&root_at, what);
         }
         config
-    });
-    (document, config)
+    })
 }
 
 /// Reads a training file alone; see [`load_training`].

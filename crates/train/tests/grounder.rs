@@ -203,3 +203,21 @@ fn a_saved_model_is_the_model_and_knows_every_word() {
     let mean = scored.iter().sum::<f32>() / scored.len() as f32;
     assert!((-5.5..-3.5).contains(&mean), "{mean}");
 }
+
+/// What `CLIPTokenizer` (transformers) makes of the same files: `tests/reference/grounding/grounder_checkpoint.py --ids`.
+#[test]
+fn texts_have_the_ids_that_transformers_gives_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = byte_pairs();
+    let sizes = architecture(&pipeline(&[]).architecture, pairs.size());
+    write_model_files(folder.path(), &sizes, &pairs).unwrap();
+    let tokenizer = ClipTokenizer::load(folder.path()).unwrap();
+    let text = include_str!("../../../tests/reference/fixtures/grounding/grounder_ids.json");
+    let fixture: serde_json::Value = serde_json::from_str(text).unwrap();
+    let cases = fixture["cases"].as_object().unwrap();
+    assert!(cases.len() > 5);
+    for (text, ids) in cases {
+        let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();
+        assert_eq!(tokenizer.encode(text, 77).ids, ids, "{text:?}");
+    }
+}

@@ -1,25 +1,34 @@
 """Reads a grounder that `maskmill train` made with transformers alone: model, tokenizer, image processor.
 
     python grounder_checkpoint.py FOLDER [IMAGE PHRASE...]
+    python grounder_checkpoint.py FOLDER --ids      writes grounder_ids.json, the ids of some texts, for the Rust tests
 
 FOLDER holds `config.json`, the tokenizer's files and `model.safetensors`, or `checkpoint.safetensors` as a run leaves it.
-Prints what it is; with an image and phrases, the best box of each. `ids.json`, if it is there, has texts and the ids that
-maskmill's tokenizer gives them: `{"a red disc": [684, ...]}`.
+Prints what it is; with an image and phrases, the best box of each.
 """
 
-import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-import reference_common  # noqa: F401, first: it keeps the libraries on the CPU and off the network
+import reference_common  # first: it keeps the libraries on the CPU and off the network
 import torch
 from PIL import Image
 from transformers import CLIPTokenizer, Owlv2ForObjectDetection, Owlv2ImageProcessor
 
-# Names of weights, in the order in which they are looked for.
+TEXTS = (
+    "a small red striped rounded rectangle",
+    "A  Photo of\ta BLUE oval.",
+    "an orange star, two crosses & 3 rings!",
+    "zebra",
+    "caf\u00e9 \u4e2d\u6587 \U0001f600",
+    "it's the discs' shape",
+    "",
+)
+"""Phrases of scenes, other words, and what falls to bytes."""
 WEIGHTS = ("model.safetensors", "checkpoint.safetensors", "last.safetensors")
+"""Names of weights, in the order in which they are looked for."""
 
 
 def as_transformers_names_it(folder: Path, copy: Path) -> None:
@@ -43,12 +52,9 @@ def main() -> None:
     if problems:
         raise SystemExit(f"transformers does not read it as it is: {problems}")
     print(f"{sum(p.numel() for p in model.parameters())} parameters, {len(tokens)} tokens")
-    if (folder / "ids.json").exists():
-        texts = json.loads((folder / "ids.json").read_text())
-        for text, ids in texts.items():
-            if tokens(text).input_ids != ids:
-                raise SystemExit(f"{text!r}: {tokens(text).input_ids} here, {ids} in maskmill")
-        print(f"{len(texts)} texts have the same ids")
+    if sys.argv[2:] == ["--ids"]:
+        record = {"made_with": reference_common.made_with(), "cases": {t: tokens(t).input_ids for t in TEXTS}}
+        reference_common.write_json(reference_common.FIXTURES / "grounder_ids.json", record)
     if len(sys.argv) > 3:
         image, phrases = Image.open(sys.argv[2]).convert("RGB"), sys.argv[3:]
         inputs = processor(images=image, return_tensors="pt")

@@ -35,6 +35,11 @@ fn training(text: &str) -> Result<TrainingPipeline, ConfigError> {
     load_training_pipeline(TextFile { name, text }, &[])
 }
 
+fn grounder(text: &str) -> Result<GrounderPipeline, ConfigError> {
+    let name = "nano.toml";
+    load_grounder_pipeline(TextFile { name, text }, &[])
+}
+
 fn config(text: &str) -> Result<Config, ConfigError> {
     let name = "here.toml";
     load_config(TextFile { name, text }, &[])
@@ -128,9 +133,12 @@ fn every_shipped_file_loads() {
     for path in pipelines {
         let text = fs::read_to_string(&path).unwrap();
         let stem = path.file_stem().unwrap().to_str().unwrap();
-        let name = match text.contains("[optimiser]") {
-            true => training(&text).map(|loaded| loaded.name),
-            false => pipeline(&text).map(|loaded| loaded.name),
+        let name = if text.contains("task = \"grounder\"") {
+            grounder(&text).map(|loaded| loaded.name)
+        } else if text.contains("[optimiser]") {
+            training(&text).map(|loaded| loaded.name)
+        } else {
+            pipeline(&text).map(|loaded| loaded.name)
         };
         let name = name.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         assert_eq!(name, stem, "output directories are named after the file");

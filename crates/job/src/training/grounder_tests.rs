@@ -93,13 +93,13 @@ fn what_does_not_fit_is_reported_at_once_by_its_line() {
     assert_eq!(
         messages(load_grounder_pipeline(file(&text), &[])),
         [
-            "finder.toml:4: data[0].seed is also the seed of validation.data[0]: the scenes that are learned would be those that measure what was learned",
             "finder.toml:10: data[1].kind must be \"scenes\" for task = \"grounder\": only generated scenes come with phrases",
             "finder.toml:15: architecture.image_heads = 5 does not divide image_dim = 192",
             "finder.toml:16: architecture.patch_size = 24 does not divide image_size = 256",
             "finder.toml:18: queries.positives = 1.5 is outside [0, 1]",
             "finder.toml:20: loss.class = 0: no phrase would be learned",
             "finder.toml:22: augmentation.colour = 0.5 is outside [0, 0.25]",
+            "finder.toml:23: data[0].seed is also the seed of validation.data[0]: the scenes that are learned would be those that measure what was learned",
         ]
     );
 }

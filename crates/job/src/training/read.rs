@@ -57,7 +57,7 @@ impl TrainingPipeline {
         let held_out = validation
             .as_ref()
             .map(|(v, origins)| (&v.data[..], &origins[..]));
-        let data = read_data(&mut front, held_out, "images with masks");
+        let data = read_data(&mut front, held_out, "images and masks");
         let data = data.into_iter().map(|(data, _)| data).collect();
         front.finish();
         if let Some(what) = encoder_problem(&start, optimiser.encoder) {
