@@ -9,7 +9,7 @@ use maskmill_scenes::{Colour, Shape, SizeClass, Texture, phrase};
 use super::data::GroundedObject;
 use super::held_out::is_held_out;
 
-/// Draws of a phrase that is not asked yet, before a batch is content with fewer.
+/// Draws of a phrase that is not asked yet, before one of another kind is drawn, and then before a batch is content with fewer.
 const TRIES: usize = 200;
 /// The part of the phrases that are not true of an image that differ from a true one in one word: the hard ones.
 const HARD: f64 = 0.6;
@@ -47,8 +47,9 @@ impl Questions {
         for objects in images {
             let phrases: BTreeSet<&str> = all_phrases(objects).collect();
             for number in 0..settings.per_image {
-                for _ in 0..TRIES {
-                    let drawn = match number < positives {
+                // Where an image has no further phrase that is true, one that is not takes its place.
+                for attempt in 0..2 * TRIES {
+                    let drawn = match number < positives && attempt < TRIES {
                         true => positive(objects, settings.held_out, rng),
                         false => negative(objects, settings.held_out, rng)
                             .filter(|phrase| !phrases.contains(phrase.as_str())),
