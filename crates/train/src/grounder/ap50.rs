@@ -104,7 +104,10 @@ mod tests {
         Wanted { xyxy, counts: true }
     }
 
-    fn precision(images: &[(&[(f32, [f32; 4])], &[Wanted])]) -> Option<f64> {
+    /// Boxes with their scores, and what is wanted.
+    type Image<'i> = (&'i [(f32, [f32; 4])], &'i [Wanted]);
+
+    fn precision(images: &[Image<'_>]) -> Option<f64> {
         let mut sums = PhraseSums::default();
         for (boxes, wanted) in images {
             sums.add(boxes.iter().copied(), wanted);
