@@ -89,11 +89,17 @@ impl Data {
     }
 
     /// The image of a number: a function of the data, the options and the number. Examples that cannot be used, and those
-    /// of which a crop shows nothing, are passed over.
+    /// of which a crop shows nothing, are passed over. `low_res_side` is the side of the decoder's masks.
     ///
     /// # Errors
     /// [`TrainError::NoExamples`].
-    pub fn image(&self, sampler: &Sampler, number: u64) -> Result<Drawn, TrainError> {
+    pub fn image(
+        &self,
+        sampler: &Sampler,
+        low_res_side: usize,
+        number: u64,
+    ) -> Result<Drawn, TrainError> {
+        let sides = [sampler.options().side as usize, low_res_side];
         let mut rng = Rng::with_seed(number);
         let mut skipped = Vec::new();
         for _ in 0..TRIES {
@@ -112,11 +118,8 @@ impl Data {
                         x1: sample.content.width,
                         y1: sample.content.height,
                     };
-                    let image = TrainingImage {
-                        key: example.key,
-                        image: sample.image.crop(content),
-                        masks: sample.masks,
-                    };
+                    let image = sample.image.crop(content);
+                    let image = TrainingImage::new(example.key, image, sample.masks, sides);
                     return Ok(Drawn {
                         image,
                         place,

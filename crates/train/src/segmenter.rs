@@ -95,7 +95,8 @@ pub fn train(
         encoder: FrozenEncoder::of(pipeline, place.train)?,
         validation,
     };
-    let draw = |number| data.image(&sampler, mixed(pipeline.seed, number));
+    let low_res_side = sam.architecture().low_res_side();
+    let draw = |number| data.image(&sampler, low_res_side, mixed(pipeline.seed, number));
     run::go(segmenter, sam, &record.fingerprint, place, &draw, observer)
 }
 

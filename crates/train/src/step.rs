@@ -15,7 +15,7 @@ use crate::clicks::{noisy_box, random_error, random_inside};
 use crate::losses::{RoundLoss, RoundTargets, round_loss};
 use crate::pixels::PixelQueries;
 
-/// An image as the model takes it, before padding, and masks in its frame.
+/// An image as the model takes it, before padding, and masks in its frame: what threads can make ahead.
 #[derive(Clone, Debug)]
 pub struct TrainingImage {
     /// Its key, for messages.
@@ -24,6 +24,27 @@ pub struct TrainingImage {
     pub image: RgbImage,
     /// In the image's frame, of its size or zero-padded to the model's; none empty.
     pub masks: Vec<Bitmap>,
+    /// The masks at the decoder's resolution, row-major.
+    low_res: Vec<Vec<bool>>,
+}
+
+impl TrainingImage {
+    /// `image_size` is the side of the model's input, `side` that of its low-resolution masks.
+    pub fn new(
+        key: String,
+        image: RgbImage,
+        masks: Vec<Bitmap>,
+        [image_size, side]: [usize; 2],
+    ) -> Self {
+        let low_res = masks.iter();
+        let low_res = low_res.map(|mask| low_res_target(mask, side, image_size / side));
+        Self {
+            low_res: low_res.collect(),
+            key,
+            image,
+            masks,
+        }
+    }
 }
 
 /// What is asked first, in pixels of the model's input.
@@ -104,9 +125,7 @@ impl Batch {
             let mut queries = PixelQueries::new(settings.pixels_per_image as usize);
             let mut rng = rng.fork();
             for image in &images {
-                let masks = image.masks.iter();
-                let masks = masks.map(|mask| low_res_target(mask, side, batch.stride));
-                queries.draw(&masks.collect::<Vec<_>>(), &mut rng);
+                queries.draw(&image.low_res, &mut rng);
             }
             batch.pixels = Some(queries);
         }
@@ -114,10 +133,11 @@ impl Batch {
             let mut order: Vec<usize> = (0..image.masks.len()).collect();
             rng.shuffle(&mut order);
             for &mask in order.iter().cycle().take(prompts_per_image) {
+                let target = image.low_res[mask].clone();
                 let mask = &image.masks[mask];
                 let mut rng = rng.fork();
                 let first = first_prompt(mask, image.image.size(), settings, &mut rng);
-                batch.ask(first, mask, Later::Drawn(rng));
+                batch.ask(first, target, Later::Drawn(rng));
             }
             batch.images.push(image.image);
         }
@@ -138,7 +158,8 @@ impl Batch {
             );
             for prompt in prompts {
                 let later = Later::Given(prompt.clicks.into_iter());
-                batch.ask(prompt.first, &prompt.mask, later);
+                let target = low_res_target(&prompt.mask, batch.side, batch.stride);
+                batch.ask(prompt.first, target, later);
             }
             batch.images.push(image);
         }
@@ -157,8 +178,7 @@ impl Batch {
         }
     }
 
-    fn ask(&mut self, first: First, mask: &Bitmap, later: Later) {
-        let target = low_res_target(mask, self.side, self.stride);
+    fn ask(&mut self, first: First, target: Vec<bool>, later: Later) {
         let values = target.iter().map(|inside| f32::from(u8::from(*inside)));
         self.targets.extend(values);
         self.asked.push(Asked {
