@@ -6,9 +6,11 @@
 //! objects apart before it can learn to answer prompts. Metric learning of instance embeddings by pixels follows Fathi et
 //! al., "Semantic Instance Segmentation via Deep Metric Learning" (2017).
 
-use burn::tensor::{Int, Tensor, TensorData, activation};
+use burn::tensor::{Int, Tensor, TensorData};
 use fastrand::Rng;
 use maskmill_sam::TrainableSam;
+
+use crate::losses::cross_entropy;
 
 /// The logit of a pair is `STEEPNESS (cosine - SAME)`, of vectors whose mean over the image is taken from them.
 const SAME: f64 = 0.5;
@@ -42,8 +44,9 @@ impl PixelQueries {
     pub(crate) fn draw(&mut self, masks: &[Vec<bool>], rng: &mut Rng) {
         let pixels = masks[0].len();
         let area = |mask: &Vec<bool>| mask.iter().filter(|inside| **inside).count();
+        let areas: Vec<usize> = masks.iter().map(area).collect();
         let mut by_size: Vec<usize> = (0..masks.len()).collect();
-        by_size.sort_by_key(|mask| std::cmp::Reverse(area(&masks[*mask])));
+        by_size.sort_by_key(|mask| std::cmp::Reverse(areas[*mask]));
         let mut owner = vec![usize::MAX; pixels];
         for &mask in &by_size {
             for (owner, inside) in owner.iter_mut().zip(&masks[mask]) {
@@ -52,17 +55,18 @@ impl PixelQueries {
                 }
             }
         }
-        let mut own: Vec<(usize, Vec<usize>)> = (0..masks.len())
-            .map(|mask| {
-                let of_it = (0..pixels).filter(|pixel| owner[*pixel] == mask);
-                (mask, of_it.collect::<Vec<_>>())
-            })
-            .filter(|(_, own)| !own.is_empty())
-            .collect();
+        let mut own = vec![Vec::new(); masks.len()];
+        for (pixel, owner) in owner.iter().enumerate() {
+            if let Some(own) = own.get_mut(*owner) {
+                own.push(pixel);
+            }
+        }
+        let mut own: Vec<(usize, Vec<usize>)> = own.into_iter().enumerate().collect();
+        own.retain(|(_, own)| !own.is_empty());
         rng.shuffle(&mut own);
         for (mask, own) in own.iter().cycle().take(self.per_image) {
             self.pixels.push(own[rng.usize(0..own.len())] as i64);
-            let others = pixels - area(&masks[*mask]);
+            let others = pixels - areas[*mask];
             let [like, unlike] = [own.len(), others].map(|count| (count.max(1) as f32).recip());
             let weight = |pixel: usize| match (owner[pixel] == *mask, masks[*mask][pixel]) {
                 (true, _) => like,
@@ -101,8 +105,7 @@ impl PixelQueries {
         let weights = TensorData::new(self.weights, [images, self.per_image, pixels]);
         let weights = Tensor::<3>::from_data(weights, device);
         let margin = logits * weights.clone().sign();
-        let entropy = activation::relu(margin.clone().neg()) + margin.abs().neg().exp().log1p();
-        (entropy * weights.abs())
+        (cross_entropy(margin) * weights.abs())
             .sum()
             .div_scalar(2.0 * queries as f64)
     }
