@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use maskmill_job::{AnyTrainingJob, Config, Log};
+use maskmill_job::{AnyTrainingJob, Config, Log, OptimiserSettings, TrainingJob};
 use maskmill_sam::DeviceName;
 use maskmill_train::curves::{self, CURVES};
 use maskmill_train::metrics::{EVENTS, METRICS, Metrics};
@@ -27,28 +27,18 @@ use crate::training_words::{StepWords, ValidationWords};
 pub(crate) fn train(arguments: &TrainArguments) -> Result<(), Failure> {
     match read_training(&arguments.pipeline, &arguments.place)? {
         AnyTrainingJob::Segmenter(job) => {
-            let pipeline = &job.pipeline;
-            let run = Run {
-                arguments,
-                config: &job.config,
-                directory: &job.directory(),
-                steps: pipeline.optimiser.steps,
-                validates: pipeline.validation.is_some(),
-            };
+            let (pipeline, directory) = (&job.pipeline, job.directory());
+            let validates = pipeline.validation.is_some();
+            let run = Run::new(arguments, &job, &directory, &pipeline.optimiser, validates);
             let record = || record_of(pipeline, VERSION);
             run.watched(record, |record, place, watcher| {
                 train_segmenter(pipeline, record, place, watcher)
             })
         }
         AnyTrainingJob::Grounder(job) => {
-            let pipeline = &job.pipeline;
-            let run = Run {
-                arguments,
-                config: &job.config,
-                directory: &job.directory(),
-                steps: pipeline.optimiser.steps,
-                validates: pipeline.validation.is_some(),
-            };
+            let (pipeline, directory) = (&job.pipeline, job.directory());
+            let validates = pipeline.validation.is_some();
+            let run = Run::new(arguments, &job, &directory, &pipeline.optimiser, validates);
             let record = || Ok(record_of_grounder(pipeline, VERSION));
             run.watched(record, |record, place, watcher| {
                 grounder::train(pipeline, record, place, watcher)
@@ -66,7 +56,23 @@ struct Run<'r> {
     validates: bool,
 }
 
-impl Run<'_> {
+impl<'r> Run<'r> {
+    fn new<P>(
+        arguments: &'r TrainArguments,
+        job: &'r TrainingJob<P>,
+        directory: &'r Path,
+        optimiser: &OptimiserSettings,
+        validates: bool,
+    ) -> Self {
+        Self {
+            arguments,
+            config: &job.config,
+            directory,
+            steps: optimiser.steps,
+            validates,
+        }
+    }
+
     /// Trains by `begin`, given the record of the run, and says how it ended.
     fn watched<S: StepWords, V: ValidationWords, R>(
         &self,

@@ -1,16 +1,19 @@
 //! Whole runs of a very small grounder: resumed, refused, its checkpoint used, and something learnt.
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
 use maskmill_grounding::{ClipTokenizer, Owl, TrainableOwl, write_model_files};
-use maskmill_job::{GrounderPipeline, TextFile, Train, load_grounder_pipeline};
+use maskmill_job::{GrounderPipeline, TextFile, load_grounder_pipeline};
 use maskmill_train::grounder::{
     GrounderReport, GrounderStep, SceneData, architecture, byte_pairs, evaluate, train,
 };
-use maskmill_train::{Observer, Outcome, Place, Position, TrainError, files, record_of_grounder};
+use maskmill_train::{Observer, Outcome, Position, TrainError, files, record_of_grounder};
+
+use support::{bytes, in_place};
 
 const TRAINING: &str = include_str!("../../../tests/interop/training-grounder.toml");
 
@@ -58,25 +61,11 @@ fn run(
     steps_at_most: Option<u32>,
 ) -> (Result<Outcome, TrainError>, Heard) {
     let record = record_of_grounder(pipeline, "test");
-    let settings = Train {
-        checkpoint_minutes: 10.0,
-        log_steps: 1,
-        loader_threads: 2,
-        cache_memory: 0,
-    };
-    let place = Place {
-        directory,
-        device: &Device::flex(),
-        train: &settings,
-        stop: &AtomicBool::new(false),
-        steps_at_most,
-    };
     let mut heard = Heard::default();
-    (train(pipeline, &record, &place, &mut heard), heard)
-}
-
-fn bytes(directory: &Path, name: &str) -> Vec<u8> {
-    std::fs::read(directory.join(name)).unwrap()
+    let outcome = in_place(directory, steps_at_most, |place| {
+        train(pipeline, &record, place, &mut heard)
+    });
+    (outcome, heard)
 }
 
 #[test]

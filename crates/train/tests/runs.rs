@@ -1,16 +1,19 @@
 //! Whole runs of a very small model: stopped and resumed, refused, and broken.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
-use maskmill_job::{TextFile, Train, TrainingPipeline, TrainingRecord, load_training_pipeline};
+use maskmill_job::{TextFile, TrainingPipeline, TrainingRecord, load_training_pipeline};
 use maskmill_sam::{Precision, Sam};
 use maskmill_train::{
-    Data, Evaluation, Observer, Outcome, Place, Position, Report, StepReport, TrainError, evaluate,
-    files, train,
+    Data, Evaluation, Observer, Outcome, Position, Report, StepReport, TrainError, evaluate, files,
+    train,
 };
+
+use support::{bytes, in_place};
 
 const TRAINING: &str = r#"
 name = "very-small"
@@ -110,25 +113,11 @@ fn run(
     steps_at_most: Option<u32>,
 ) -> (Result<Outcome, TrainError>, Heard) {
     let record = TrainingRecord::new(pipeline, &BTreeMap::new(), "test");
-    let settings = Train {
-        checkpoint_minutes: 10.0,
-        log_steps: 1,
-        loader_threads: 2,
-        cache_memory: 0,
-    };
-    let place = Place {
-        directory,
-        device: &Device::flex(),
-        train: &settings,
-        stop: &AtomicBool::new(false),
-        steps_at_most,
-    };
     let mut heard = Heard::default();
-    (train(pipeline, &record, &place, &mut heard), heard)
-}
-
-fn bytes(directory: &Path, name: &str) -> Vec<u8> {
-    std::fs::read(directory.join(name)).unwrap()
+    let outcome = in_place(directory, steps_at_most, |place| {
+        train(pipeline, &record, place, &mut heard)
+    });
+    (outcome, heard)
 }
 
 #[test]
