@@ -47,6 +47,7 @@ pub mod profile;
 mod rows;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+mod training;
 mod upscaling;
 mod vit;
 
@@ -58,5 +59,9 @@ pub use level::{LEVEL_VARIABLE, Level, LevelError};
 pub use linear::PackedLinear;
 pub use neck::{Neck, NeckWeights, PatchEmbed, PatchWeights};
 pub use precision::Precision;
+pub use training::{
+    TrainingOps, training_attention, training_gelu, training_linear, training_mask_sums,
+    training_norm, training_self_attention, trains_here,
+};
 pub use upscaling::{UpConvWeights, UpscalingWeights};
 pub use vit::{BlockWeights, LinearWeights, NormWeights, VitBlock};

@@ -3,6 +3,7 @@
 //! The bodies are plain loops over sixteen lanes, which the compiler turns into the vectors of a level. Sums have one
 //! order at every level and every length of the row's whole vectors.
 
+use crate::Level;
 use crate::engine::STRIP;
 
 /// Lanes that loops work on at once.
@@ -30,7 +31,47 @@ pub(crate) struct RowKernels {
     pub(crate) gelu_plain: unsafe fn(&mut [f32]),
     pub(crate) columns_softmax: unsafe fn(&mut [f32], usize, &mut [f32], &mut [f32], &mut [f32]),
     pub(crate) group_softmax: unsafe fn(&mut [f32], &[f32], usize),
+    pub(crate) gelu_gradient: unsafe fn(&mut [f32], &[f32]),
+    pub(crate) norm_gradient: unsafe fn(&mut [f32], &[f32], &[f32], &mut NormGradient<'_>),
+    pub(crate) scores_softmax: unsafe fn(&mut [f32], f32, &[f32], &[f32]),
+    pub(crate) softmax_gradient: unsafe fn(&mut [f32], &[f32]),
+    pub(crate) mask_sums: unsafe fn(&[f32], &[f32], &Focal) -> [f32; MASK_SUMS],
+    pub(crate) mask_gradient: unsafe fn(&mut [f32], &[f32], &[f32], &Focal, [f32; 3]),
 }
+
+impl RowKernels {
+    /// Those of a level that this CPU has.
+    pub(crate) fn of(level: Level) -> &'static Self {
+        assert!(level <= Level::best(), "this CPU has no {level}");
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx | Level::Avx512 => &AVX512,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => &AVX2,
+            _ => &PLAIN,
+        }
+    }
+}
+
+/// What the gradients of a norm's parameters are added to, and what it was computed with.
+pub(crate) struct NormGradient<'a> {
+    pub(crate) gamma: &'a [f32],
+    pub(crate) epsilon: f32,
+    pub(crate) of_gamma: &'a mut [f32],
+    pub(crate) of_beta: &'a mut [f32],
+}
+
+/// The constants of a focal loss.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Focal {
+    /// The weight of what is inside; that of the rest is `1 - alpha`.
+    pub(crate) alpha: f32,
+    /// The power of how wrong a pixel is.
+    pub(crate) gamma: f32,
+}
+
+/// How many sums [`RowKernels::mask_sums`] gives.
+pub(crate) const MASK_SUMS: usize = 5;
 
 /// What image tokens get from a prompt's, and how they are normed after it.
 pub(crate) struct AnswerRows<'a> {
@@ -113,6 +154,92 @@ fn gelu_lane<const FMA: bool>(x: f32) -> f32 {
     )
 }
 
+/// The derivative of [`gelu_lane`]: the normal distribution's function, and x times its density.
+#[inline(always)]
+fn gelu_slope<const FMA: bool>(x: f32) -> f32 {
+    /// `1 / sqrt(2 pi)`
+    const PEAK: f32 = 0.398_942_3;
+    let below = erf_lane::<FMA>(x * std::f32::consts::FRAC_1_SQRT_2);
+    let density = PEAK * exp_lane::<FMA>(-0.5 * x * x);
+    fma::<FMA>(x, density, fma::<FMA>(0.5, below, 0.5))
+}
+
+/// `ln(1 + t)` for t from 0 to 1, to 2 units in the last place: `2 artanh(t / (2 + t))` by its series.
+#[inline(always)]
+fn ln_1p_lane<const FMA: bool>(t: f32) -> f32 {
+    let z = t / (2.0 + t);
+    let y = z * z;
+    let p = 2.0 / 15.0;
+    let p = fma::<FMA>(p, y, 2.0 / 13.0);
+    let p = fma::<FMA>(p, y, 2.0 / 11.0);
+    let p = fma::<FMA>(p, y, 2.0 / 9.0);
+    let p = fma::<FMA>(p, y, 2.0 / 7.0);
+    let p = fma::<FMA>(p, y, 2.0 / 5.0);
+    let p = fma::<FMA>(p, y, 2.0 / 3.0);
+    z * fma::<FMA>(p, y, 2.0)
+}
+
+/// What a mask's losses see in a pixel.
+struct Pixel {
+    /// The logit's sigmoid.
+    inside: f32,
+    /// Of the sigmoid.
+    slope: f32,
+    /// 1 minus the probability of the truth.
+    wrong: f32,
+    /// `-ln` of the probability of the truth.
+    entropy: f32,
+}
+
+#[inline(always)]
+fn pixel<const FMA: bool>(logit: f32, target: f32) -> Pixel {
+    let small = exp_lane::<FMA>(-logit.abs());
+    let high = 1.0 / (1.0 + small);
+    let low = small * high;
+    let margin = if target > 0.5 { logit } else { -logit };
+    Pixel {
+        inside: if logit >= 0.0 { high } else { low },
+        slope: high * low,
+        wrong: if margin >= 0.0 { low } else { high },
+        entropy: larger(-margin, 0.0) + ln_1p_lane::<FMA>(small),
+    }
+}
+
+/// `wrong` to the power of gamma, where `POWER` is 0, 1 or 2 for gammas that are, and otherwise of any gamma.
+#[inline(always)]
+fn power<const POWER: usize>(wrong: f32, gamma: f32) -> f32 {
+    match POWER {
+        0 => 1.0,
+        1 => wrong,
+        2 => wrong * wrong,
+        _ => wrong.powf(gamma),
+    }
+}
+
+/// Calls `$call` with the `POWER` of a gamma.
+macro_rules! with_power {
+    ($gamma:expr, $power:ident => $call:expr) => {
+        match $gamma {
+            0.0 => {
+                const $power: usize = 0;
+                $call
+            }
+            1.0 => {
+                const $power: usize = 1;
+                $call
+            }
+            2.0 => {
+                const $power: usize = 2;
+                $call
+            }
+            _ => {
+                const $power: usize = 3;
+                $call
+            }
+        }
+    };
+}
+
 // Loops are macros, not functions that take closures: a closure is compiled without the level's instructions wherever the
 // compiler does not inline it.
 
@@ -165,6 +292,27 @@ macro_rules! each {
             let $a = *x;
             *x = $value;
         }
+    }};
+}
+
+/// Adds up an expression in the floats of two rows, lane by lane, then the lanes.
+macro_rules! dot {
+    ($x:expr, $y:expr, |$a:ident, $b:ident, $sum:ident| $value:expr) => {{
+        let mut sums = [0.0_f32; LANES];
+        let whole = $x.len() / LANES * LANES;
+        let (x, x_rest) = $x.split_at(whole);
+        let (y, y_rest) = $y[..$x.len()].split_at(whole);
+        for (x, y) in x.chunks_exact(LANES).zip(y.chunks_exact(LANES)) {
+            for i in 0..LANES {
+                let ($a, $b, $sum) = (x[i], y[i], sums[i]);
+                sums[i] = $value;
+            }
+        }
+        for (sum, (&$a, &$b)) in sums.iter_mut().zip(x_rest.iter().zip(y_rest)) {
+            let $sum = *sum;
+            *sum = $value;
+        }
+        total(sums)
     }};
 }
 
@@ -432,6 +580,158 @@ mod body {
         each!(x, |x| gelu_lane::<FMA>(x));
     }
 
+    /// `g` times the derivative of the exact GELU at `x`.
+    #[inline(always)]
+    pub(super) fn gelu_gradient<const FMA: bool>(g: &mut [f32], x: &[f32]) {
+        zip!(g, x, |g, x| g * gelu_slope::<FMA>(x));
+    }
+
+    /// The gradient at a row `x` of [`layer_norm`], of that at its result, and those of its parameters added up.
+    #[inline(always)]
+    pub(super) fn norm_gradient<const FMA: bool>(
+        dst: &mut [f32],
+        g: &[f32],
+        x: &[f32],
+        norm: &mut NormGradient<'_>,
+    ) {
+        let length = x.len();
+        let count = length as f32;
+        let mean = reduce!(x, |x, sum| sum + x) / count;
+        let variance = reduce!(x, |x, sum| fma::<FMA>(x - mean, x - mean, sum)) / count;
+        let factor = 1.0 / (variance + norm.epsilon).sqrt();
+        let (dst, g, gamma) = (&mut dst[..length], &g[..length], &norm.gamma[..length]);
+        let (of_gamma, of_beta) = (&mut norm.of_gamma[..length], &mut norm.of_beta[..length]);
+        for i in 0..length {
+            dst[i] = g[i] * gamma[i];
+        }
+        let shift = reduce!(dst, |d, sum| sum + d) / count;
+        let along = dot!(dst, x, |d, x, sum| fma::<FMA>(d, x - mean, sum)) * factor / count;
+        for i in 0..length {
+            let normed = (x[i] - mean) * factor;
+            of_gamma[i] = fma::<FMA>(g[i], normed, of_gamma[i]);
+            of_beta[i] += g[i];
+            dst[i] = factor * (dst[i] - shift - normed * along);
+        }
+    }
+
+    /// The softmax of `scale x`, to which a number of its column and one of its row are added where there are such.
+    #[inline(always)]
+    pub(super) fn scores_softmax<const FMA: bool>(
+        x: &mut [f32],
+        scale: f32,
+        across: &[f32],
+        down: &[f32],
+    ) {
+        if across.is_empty() {
+            each!(x, |x| x * scale);
+        } else {
+            for (x, &down) in x.chunks_exact_mut(across.len()).zip(down) {
+                zip!(x, across, |x, across| fma::<FMA>(x, scale, across + down));
+            }
+        }
+        let mut most = [f32::NEG_INFINITY; LANES];
+        let chunks = x.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for x in chunks {
+            for i in 0..LANES {
+                most[i] = larger(x[i], most[i]);
+            }
+        }
+        for (most, &x) in most.iter_mut().zip(rest) {
+            *most = larger(x, *most);
+        }
+        let factor = 1.0 / exp_sum::<FMA>(x, largest(most));
+        each!(x, |x| x * factor);
+    }
+
+    /// The gradient at scores of that at their softmax `p`, in place.
+    #[inline(always)]
+    pub(super) fn softmax_gradient<const FMA: bool>(g: &mut [f32], p: &[f32]) {
+        let along = dot!(g, p, |g, p, sum| fma::<FMA>(g, p, sum));
+        zip!(g, p, |g, p| p * (g - along));
+    }
+
+    /// Sums over the pixels of a mask: focal loss, the probability inside where the target is, the probability inside, and
+    /// the last two of pixels whose logit is positive.
+    #[inline(always)]
+    pub(super) fn mask_sums<const FMA: bool>(
+        logits: &[f32],
+        target: &[f32],
+        focal: &Focal,
+    ) -> [f32; MASK_SUMS] {
+        with_power!(focal.gamma, POWER => sums_of_power::<FMA, POWER>(logits, target, focal))
+    }
+
+    #[inline(always)]
+    fn sums_of_power<const FMA: bool, const POWER: usize>(
+        logits: &[f32],
+        target: &[f32],
+        focal: &Focal,
+    ) -> [f32; MASK_SUMS] {
+        let mut sums = [[0.0_f32; LANES]; MASK_SUMS];
+        let mut add = |i: usize, x: f32, target: f32| {
+            let pixel = pixel::<FMA>(x, target);
+            let weight = fma::<FMA>(target, 2.0 * focal.alpha - 1.0, 1.0 - focal.alpha);
+            let positive = if x > 0.0 { 1.0 } else { 0.0 };
+            sums[0][i] += weight * power::<POWER>(pixel.wrong, focal.gamma) * pixel.entropy;
+            sums[1][i] += pixel.inside * target;
+            sums[2][i] += pixel.inside;
+            sums[3][i] += positive * target;
+            sums[4][i] += positive;
+        };
+        let whole = logits.len() / LANES * LANES;
+        let (vectors, rest) = logits.split_at(whole);
+        let (targets, target_rest) = target[..logits.len()].split_at(whole);
+        for (x, target) in vectors.chunks_exact(LANES).zip(targets.chunks_exact(LANES)) {
+            for i in 0..LANES {
+                add(i, x[i], target[i]);
+            }
+        }
+        for (i, (x, target)) in rest.iter().zip(target_rest).enumerate() {
+            add(i, *x, *target);
+        }
+        sums.map(total)
+    }
+
+    /// The gradient at the logits of those at the first three of [`mask_sums`].
+    #[inline(always)]
+    pub(super) fn mask_gradient<const FMA: bool>(
+        dst: &mut [f32],
+        logits: &[f32],
+        target: &[f32],
+        focal: &Focal,
+        g: [f32; 3],
+    ) {
+        dst.copy_from_slice(logits);
+        with_power!(focal.gamma, POWER => gradient_of_power::<FMA, POWER>(dst, target, focal, g));
+    }
+
+    #[inline(always)]
+    fn gradient_of_power<const FMA: bool, const POWER: usize>(
+        x: &mut [f32],
+        target: &[f32],
+        focal: &Focal,
+        [of_focal, of_both, of_inside]: [f32; 3],
+    ) {
+        zip!(x, target, |x, target| {
+            let pixel = pixel::<FMA>(x, target);
+            let weight = fma::<FMA>(target, 2.0 * focal.alpha - 1.0, 1.0 - focal.alpha);
+            let sign = fma::<FMA>(target, -2.0, 1.0);
+            // d/dm of w^gamma e, where w is sigmoid(-m), e is -ln(1 - w), and m is the logit or its opposite.
+            let modulated = fma::<FMA>(
+                focal.gamma * (1.0 - pixel.wrong),
+                pixel.entropy,
+                pixel.wrong,
+            );
+            let slope = sign * weight * power::<POWER>(pixel.wrong, focal.gamma) * modulated;
+            fma::<FMA>(
+                of_focal,
+                slope,
+                pixel.slope * fma::<FMA>(of_both, target, of_inside),
+            )
+        });
+    }
+
     /// A step of the softmax of columns, as rows go by: `x` becomes e to the power of `x - most`, where `most` is the largest
     /// of the column so far, NaN passed over. What was summed for a smaller `most` is to be multiplied by `factors`;
     /// `total` is, and is added to. Columns are whole vectors.
@@ -587,23 +887,21 @@ all_levels!([
     gelu_plain(x: &mut [f32]);
     columns_softmax(x: &mut [f32], columns: usize, most: &mut [f32], total: &mut [f32], factors: &mut [f32]);
     group_softmax(x: &mut [f32], bias: &[f32], groups: usize);
+    gelu_gradient(g: &mut [f32], x: &[f32]);
+    norm_gradient(dst: &mut [f32], g: &[f32], x: &[f32], norm: &mut super::NormGradient<'_>);
+    scores_softmax(x: &mut [f32], scale: f32, across: &[f32], down: &[f32]);
+    softmax_gradient(g: &mut [f32], p: &[f32]);
+    mask_sums(logits: &[f32], target: &[f32], focal: &super::Focal) -> [f32; super::MASK_SUMS];
+    mask_gradient(dst: &mut [f32], logits: &[f32], target: &[f32], focal: &super::Focal, g: [f32; 3]);
 ]);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Level;
 
     fn tables() -> Vec<(Level, &'static RowKernels)> {
-        let table = |level| match level {
-            #[cfg(target_arch = "x86_64")]
-            Level::Amx | Level::Avx512 => &AVX512,
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => &AVX2,
-            _ => &PLAIN,
-        };
         Level::supported()
-            .map(|level| (level, table(level)))
+            .map(|level| (level, RowKernels::of(level)))
             .collect()
     }
 

@@ -257,10 +257,10 @@ impl<E: Engine> Run for Block<E> {
 /// What a block of rows costs, for the profile.
 #[derive(Clone, Copy)]
 pub(crate) struct Cost {
-    part: Part,
-    flops_per_row: usize,
-    bytes_per_row: usize,
-    bytes_per_block: usize,
+    pub(crate) part: Part,
+    pub(crate) flops_per_row: usize,
+    pub(crate) bytes_per_row: usize,
+    pub(crate) bytes_per_block: usize,
 }
 
 impl Cost {

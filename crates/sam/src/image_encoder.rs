@@ -9,10 +9,11 @@ use burn::nn::{LayerNorm, Linear, PaddingConfig2d};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use maskmill_kernels::{training_self_attention, trains_here};
 use maskmill_weights::{PatchConv, Weights};
 
 use crate::architecture::Architecture;
-use crate::layers::{ENCODER_EPSILON, Mlp, cast_products, normed};
+use crate::layers::{ENCODER_EPSILON, Mlp, cast_products, linear, normed};
 
 /// Largest attention matrix made at once, in bytes. A ViT-B global block at 1024 px would hold
 /// 12 heads x 4096 x 4096 floats (805 MB); queries are taken in chunks of grid rows instead.
@@ -137,7 +138,7 @@ impl Block {
     /// `[batch, height, width, dim]` -> the same.
     fn forward(&self, x: Tensor<4>, large: LargeAttention) -> Tensor<4> {
         let [_, height, width, _] = x.dims();
-        let y = normed(&self.norm1, x.clone());
+        let y = normed(&self.norm1, ENCODER_EPSILON, x.clone());
         let y = match self.window {
             None => self.attn.forward(y, large),
             Some(window) => {
@@ -146,7 +147,9 @@ impl Block {
             }
         };
         let x = x + y;
-        let y = self.mlp.gelu(normed(&self.norm2, x.clone()));
+        let y = self
+            .mlp
+            .gelu(normed(&self.norm2, ENCODER_EPSILON, x.clone()));
         x + y
     }
 }
@@ -222,9 +225,14 @@ impl Attention {
         let [batch, height, width, dim] = x.dims();
         let (heads, tokens) = (self.heads, height * width);
         let head_dim = dim / heads;
-        let qkv = self
-            .qkv
-            .forward(x.reshape([batch, tokens, dim]))
+        let qkv = linear(&self.qkv, x.reshape([batch, tokens, dim]));
+        if trains_here(&qkv) {
+            let down = relative_positions(self.rel_pos_h.val(), height);
+            let across = relative_positions(self.rel_pos_w.val(), width);
+            let y = training_self_attention(qkv, down, across, heads);
+            return linear(&self.proj, y).reshape([batch, height, width, dim]);
+        }
+        let qkv = qkv
             .reshape([batch, tokens, 3, heads, head_dim])
             .permute([2, 0, 3, 1, 4]);
         let part = |i: usize| {
@@ -441,9 +449,9 @@ impl Neck {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = normed(&self.norm1, self.conv1.forward(x));
+        let x = normed(&self.norm1, ENCODER_EPSILON, self.conv1.forward(x));
         let x = self.conv2.forward(x.permute([0, 3, 1, 2]));
-        normed(&self.norm2, x.permute([0, 2, 3, 1]))
+        normed(&self.norm2, ENCODER_EPSILON, x.permute([0, 2, 3, 1]))
     }
 }
 

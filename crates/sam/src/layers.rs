@@ -3,16 +3,42 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{DType, Tensor, activation};
+use maskmill_kernels::{training_gelu, training_linear, training_norm, trains_here};
 use maskmill_weights::Weights;
 
 /// Epsilon of the image encoder's norms and of `LayerNorm2d` (`build_sam.py`, `common.py`).
 pub(crate) const ENCODER_EPSILON: f64 = 1e-6;
 
+// What follows computes by kernels with gradients of their own where the CPU trains, and by Burn's operations elsewhere.
+
+/// A linear layer.
+pub(crate) fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    match &layer.bias {
+        Some(bias) if trains_here(&x) => training_linear(x, layer.weight.val(), bias.val()),
+        _ => layer.forward(x),
+    }
+}
+
+/// The exact (error-function) GELU.
+pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    match trains_here(&x) {
+        true => training_gelu(x),
+        false => activation::gelu(x),
+    }
+}
+
 /// A layer norm of numbers of any width. It computes in 32 bits, in which its parameters are, and gives the width that
 /// it was given: Burn's own norm would sum bfloat16 in bfloat16.
-pub(crate) fn normed<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
-    let dtype = x.dtype();
-    norm.forward(x.cast(DType::F32)).cast(dtype)
+///
+/// `epsilon` is the norm's own, which Burn keeps to itself.
+pub(crate) fn normed<const D: usize>(norm: &LayerNorm, epsilon: f64, x: Tensor<D>) -> Tensor<D> {
+    match &norm.beta {
+        Some(beta) if trains_here(&x) => training_norm(x, norm.gamma.val(), beta.val(), epsilon),
+        _ => {
+            let dtype = x.dtype();
+            norm.forward(x.cast(DType::F32)).cast(dtype)
+        }
+    }
 }
 
 /// A module with every parameter in `dtype`, but for those of layer norms.
@@ -61,22 +87,26 @@ impl UpConv {
         }
     }
 
+    /// The pixels that each pixel becomes stay together, row by row.
+    ///
     /// # Shapes
-    /// - `x`: `[batch, height, width, channels_in]`
-    /// - output: `[batch, 2 height, 2 width, channels_out]`
-    pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    /// - `x`: `[pixels, channels_in]`
+    /// - output: `[4 pixels, channels_out]`
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let weight = self.weight.val();
         let [c_in, c_out, _, _] = weight.dims();
-        let [batch, height, width, _] = x.dims();
+        let [pixels, _] = x.dims();
         // [c_in, c_out, 2, 2] -> [c_in, 2, 2, c_out]: the product is channels-last already.
         let weight = weight.permute([0, 2, 3, 1]).reshape([c_in, 4 * c_out]);
-        let y = x
-            .reshape([batch * height * width, c_in])
-            .matmul(weight)
-            .reshape([batch, height, width, 2, 2, c_out])
-            .permute([0, 1, 3, 2, 4, 5])
-            .reshape([batch, 2 * height, 2 * width, c_out]);
-        y + self.bias.val().unsqueeze()
+        let bias = self.bias.val();
+        if trains_here(&x) {
+            let bias = bias
+                .unsqueeze::<2>()
+                .expand([4, c_out])
+                .reshape([4 * c_out]);
+            return training_linear(x, weight, bias).reshape([4 * pixels, c_out]);
+        }
+        x.matmul(weight).reshape([4 * pixels, c_out]) + bias.unsqueeze()
     }
 }
 
@@ -97,12 +127,12 @@ impl Mlp {
 
     /// With the exact (error-function) GELU of the image encoder.
     pub(crate) fn gelu<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.lin2.forward(activation::gelu(self.lin1.forward(x)))
+        linear(&self.lin2, gelu(linear(&self.lin1, x)))
     }
 
     /// With the ReLU of the mask decoder.
     pub(crate) fn relu<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.lin2.forward(activation::relu(self.lin1.forward(x)))
+        linear(&self.lin2, activation::relu(linear(&self.lin1, x)))
     }
 }
 
@@ -136,7 +166,7 @@ impl HeadMlp {
         let (last, hidden) = self.layers.split_last().expect("an MLP has layers");
         let x = hidden
             .iter()
-            .fold(x, |x, layer| activation::relu(layer.forward(x)));
-        last.forward(x)
+            .fold(x, |x, layer| activation::relu(linear(layer, x)));
+        linear(last, x)
     }
 }

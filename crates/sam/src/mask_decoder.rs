@@ -5,11 +5,11 @@
 
 use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use maskmill_weights::Weights;
 
 use crate::architecture::Architecture;
-use crate::layers::{ENCODER_EPSILON, HeadMlp, UpConv, cast_products, normed};
+use crate::layers::{ENCODER_EPSILON, HeadMlp, UpConv, cast_products, gelu, normed};
 use crate::transformer::TwoWayTransformer;
 
 /// Which of the decoder's masks are wanted.
@@ -212,7 +212,8 @@ impl MaskDecoder {
     /// - `embeddings`: `[images, grid, grid, dim]`
     /// - output: `[images, 4 grid, 4 grid, dim / 8]`
     pub(crate) fn upscaled(&self, embeddings: Tensor<4>) -> Tensor<4> {
-        self.upscaling.forward(embeddings)
+        let [images, height, width, _] = embeddings.dims();
+        in_rows(self.upscaling.forward(embeddings), images, [height, width])
     }
 
     fn logits_of_tokens(
@@ -220,17 +221,21 @@ impl MaskDecoder {
         prompts: &DecodedPrompts,
         tokens: impl ExactSizeIterator<Item = usize>,
     ) -> Tensor<4> {
+        let [batch, height, width, _] = prompts.image.dims();
         let upscaled = self.upscaling.forward(prompts.image.clone());
-        let [batch, height, width, channels] = upscaled.dims();
+        let [_, channels] = upscaled.dims();
         let masks = tokens.len();
         let weights = tokens
             .map(|mask| self.output_hypernetworks_mlps[mask].forward(token(prompts, 1 + mask)));
         let weights: Tensor<3> = Tensor::stack(weights.collect(), 1);
-        let upscaled = upscaled.reshape([batch, height * width, channels]);
-        weights
+        let upscaled = upscaled.reshape([batch, height * width * 16, channels]);
+        let logits = weights
             .cast(upscaled.dtype())
             .matmul(upscaled.transpose())
-            .reshape([batch, masks, height, width])
+            .reshape([batch * masks * height * width * 16, 1]);
+        // One number a pixel is put in its place here, not its channels before.
+        in_rows(logits, batch * masks, [height, width])
+            .reshape([batch, masks, 4 * height, 4 * width])
             .cast(DType::F32)
     }
 
@@ -272,9 +277,22 @@ impl Upscaling {
         }
     }
 
-    /// `[batch, grid, grid, dim]` -> `[batch, 4 grid, 4 grid, dim / 8]`
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = activation::gelu(normed(&self.norm, self.conv1.forward(x)));
-        activation::gelu(self.conv2.forward(x))
+    /// The sixteen pixels of an image token stay together: [`in_rows`] puts them in their places.
+    ///
+    /// `[batch, grid, grid, dim]` -> `[batch * grid * grid * 16, dim / 8]`
+    fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+        let [batch, height, width, dim] = x.dims();
+        let x = x.reshape([batch * height * width, dim]);
+        let x = gelu(normed(&self.norm, ENCODER_EPSILON, self.conv1.forward(x)));
+        gelu(self.conv2.forward(x))
     }
+}
+
+/// Pixels of [`Upscaling::forward`] in the order of rows: `[batch * height * width * 16, channels]` ->
+/// `[batch, 4 height, 4 width, channels]`
+fn in_rows(x: Tensor<2>, batch: usize, [height, width]: [usize; 2]) -> Tensor<4> {
+    let [_, channels] = x.dims();
+    x.reshape([batch * height, width, 2, 2, 2, 2, channels])
+        .permute([0, 2, 4, 1, 3, 5, 6])
+        .reshape([batch, 4 * height, 4 * width, channels])
 }

@@ -12,10 +12,11 @@
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{DType, Tensor, activation};
+use maskmill_kernels::{training_attention, trains_here};
 use maskmill_weights::Weights;
 
 use crate::architecture::{Architecture, DECODER_HEADS};
-use crate::layers::{Mlp, normed};
+use crate::layers::{Mlp, linear, normed};
 
 /// Epsilon of the decoder's norms (PyTorch's default).
 pub(crate) const EPSILON: f64 = 1e-5;
@@ -75,7 +76,10 @@ impl TwoWayTransformer {
             keys.clone() + image_pe,
             keys.clone(),
         );
-        (normed(&self.norm_final_attn, queries + attended), keys)
+        (
+            normed(&self.norm_final_attn, EPSILON, queries + attended),
+            keys,
+        )
     }
 }
 
@@ -135,7 +139,7 @@ impl TwoWayBlock {
             let q = queries.clone() + query_pe.clone();
             queries.clone() + self.self_attn.forward(q.clone(), q, queries)
         };
-        let queries = normed(&self.norm1, queries);
+        let queries = normed(&self.norm1, EPSILON, queries);
 
         let k = keys.clone() + key_pe;
         let q = queries.clone() + query_pe.clone();
@@ -145,10 +149,10 @@ impl TwoWayBlock {
             true => attention.forward(q, k.clone(), keys.clone()),
             false => attention.tokens_to_image(q, k.clone(), keys.clone()),
         };
-        let queries = normed(&self.norm2, queries + attended);
+        let queries = normed(&self.norm2, EPSILON, queries + attended);
 
         let hidden = self.mlp.relu(queries.clone());
-        let queries = normed(&self.norm3, queries + hidden);
+        let queries = normed(&self.norm3, EPSILON, queries + hidden);
 
         let q = queries.clone() + query_pe;
         let attention = &self.cross_attn_image_to_token;
@@ -156,7 +160,7 @@ impl TwoWayBlock {
             true => attention.forward(k, q, queries.clone()),
             false => attention.image_to_tokens(k, q, queries.clone()),
         };
-        (queries, normed(&self.norm4, keys + attended))
+        (queries, normed(&self.norm4, EPSILON, keys + attended))
     }
 }
 
@@ -182,9 +186,12 @@ impl Attention {
 
     /// `q` `[batch, queries, dim]`, `k` and `v` `[batch, keys, dim]`, where a batch of 1 is shared.
     fn forward(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
-        let q = split_heads(self.q_proj.forward(q));
-        let k = split_heads(self.k_proj.forward(k));
-        let v = split_heads(self.v_proj.forward(v));
+        let [q, k, v] = [(&self.q_proj, q), (&self.k_proj, k), (&self.v_proj, v)]
+            .map(|(projection, x)| linear(projection, x));
+        if trains_here(&q) && q.dims()[0] == k.dims()[0] {
+            return linear(&self.out_proj, training_attention(q, k, v, DECODER_HEADS));
+        }
+        let [q, k, v] = [q, k, v].map(split_heads);
         let scale = 1.0 / (q.dims()[3] as f64).sqrt();
         let attention = activation::softmax(q.matmul(k.transpose()).mul_scalar(scale), 3);
         let y = attention.matmul(v);
@@ -201,7 +208,7 @@ impl Attention {
     /// Tokens attend to the image: `tokens` `[batch, tokens, dim]`, `k` and `v` `[batch, image, dim]`.
     fn tokens_to_image(&self, tokens: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
         let [batch, count, dim] = tokens.dims();
-        if !self.absorbs(count) {
+        if trains_here(&tokens) || !self.absorbs(count) {
             return self.forward(tokens, k, v);
         }
         let q = split_heads(self.q_proj.forward(tokens));
@@ -226,7 +233,7 @@ impl Attention {
     /// The image attends to tokens: `q` `[batch, image, dim]`, `k` and `v` `[batch, tokens, dim]`.
     fn image_to_tokens(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
         let [batch, count, dim] = k.dims();
-        if !self.absorbs(count) {
+        if trains_here(&q) || !self.absorbs(count) {
             return self.forward(q, k, v);
         }
         let [_, image, _] = q.dims();

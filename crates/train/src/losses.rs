@@ -5,6 +5,7 @@
 
 use burn::tensor::{Tensor, activation};
 use maskmill_job::LossSettings;
+use maskmill_kernels::{training_mask_sums, trains_here};
 
 /// Added to a loss that must not be chosen.
 const NEVER: f64 = 1e9;
@@ -40,15 +41,13 @@ pub fn round_loss(
 ) -> RoundLoss {
     let [prompts, tokens, _] = logits.dims();
     let by_token = |x: Tensor<3>| x.reshape([prompts, tokens]);
-    let masks = targets.masks.clone();
-    let focal = by_token(focal_loss(logits.clone(), masks.clone(), settings));
-    let dice = by_token(dice_loss(logits.clone(), masks.clone()));
+    let [focal, dice, true_iou] =
+        mask_losses(logits, targets.masks.clone(), settings).map(by_token);
     let both = focal.clone().mul_scalar(settings.focal) + dice.clone().mul_scalar(settings.dice);
     let barred = (targets.allowed.clone() - 1.0).mul_scalar(-NEVER);
     let chosen = (both.clone() + barred).argmin(1);
     let of_chosen = |x: Tensor<2>| x.gather(1, chosen.clone()).mean();
 
-    let true_iou = by_token(true_iou(logits.detach(), masks));
     let error = (predicted_iou - true_iou).square() * targets.allowed.clone();
     let iou = error.sum() / targets.allowed.clone().sum();
     RoundLoss {
@@ -57,6 +56,31 @@ pub fn round_loss(
         dice: of_chosen(dice),
         iou,
     }
+}
+
+/// Focal loss, dice loss and true IoU of each mask, `[prompts, mask tokens, 1]`.
+fn mask_losses(logits: Tensor<3>, masks: Tensor<3>, settings: &LossSettings) -> [Tensor<3>; 3] {
+    if !trains_here(&logits) {
+        return [
+            focal_loss(logits.clone(), masks.clone(), settings),
+            dice_loss(logits.clone(), masks.clone()),
+            true_iou(logits.detach(), masks),
+        ];
+    }
+    // On the CPU all sums over pixels are made in one sweep.
+    let [_, _, pixels] = logits.dims();
+    let area = masks.clone().sum_dim(2);
+    let focal = [settings.focal_alpha, settings.focal_gamma];
+    let sums = training_mask_sums(logits, masks, focal);
+    let sum = |i: usize| sums.clone().narrow(2, i, 1);
+    let (inside, positive) = (sum(2), sum(4).detach());
+    let both = sum(3).detach();
+    let union = positive + area.clone() - both.clone();
+    [
+        sum(0).div_scalar(pixels as f64),
+        dice_of(sum(1), inside + area),
+        both / union.clamp_min(1.0),
+    ]
 }
 
 /// [`focal_terms`], the mean over pixels: `[prompts, mask tokens, 1]`.
@@ -97,7 +121,11 @@ pub(crate) fn cross_entropy<const D: usize>(margin: Tensor<D>) -> Tensor<D> {
 fn dice_loss(logits: Tensor<3>, masks: Tensor<3>) -> Tensor<3> {
     let inside = activation::sigmoid(logits);
     let both = (inside.clone() * masks.clone()).sum_dim(2);
-    let either = inside.sum_dim(2) + masks.sum_dim(2);
+    dice_of(both, inside.sum_dim(2) + masks.sum_dim(2))
+}
+
+/// Of the sum of what is in both, and that of both sums.
+fn dice_of(both: Tensor<3>, either: Tensor<3>) -> Tensor<3> {
     ((both.mul_scalar(2.0) + 1.0) / (either + 1.0)).neg() + 1.0
 }
 

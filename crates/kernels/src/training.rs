@@ -1,0 +1,739 @@
+//! Operations of training on the CPU with gradients of their own: each forward and each backward is one sweep, where
+//! Burn's operations make a tensor for every step of a formula.
+//!
+//! They come in through `#[backend_extension]`, for Flex and for autodiff over it. Numbers are f32, sums have one order
+//! whatever the threads; the results are those of Burn's own operations to rounding.
+
+mod attention;
+mod linear;
+
+use std::sync::OnceLock;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::{Bytes, DType, Tensor};
+use rayon::prelude::*;
+
+use crate::Level;
+use crate::aligned::Shared;
+use crate::rows::{Focal, MASK_SUMS, NormGradient, RowKernels};
+use attention::{Positions, Rows, RowsMut};
+
+/// Floats that a thread works on at once.
+const BLOCK: usize = 1 << 14;
+
+/// The operations of training, on tensors of f32.
+#[backend_extension(Flex, Autodiff)]
+pub trait TrainingOps: Backend {
+    /// The exact GELU.
+    fn training_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// A layer norm of the last dimension.
+    fn training_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self>;
+
+    /// `x` `[.., inputs]`, `weight` `[inputs, outputs]`, `bias` `[outputs]` -> `[.., outputs]`
+    fn training_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// `qkv` `[batch, height * width, 3 dim]`, `down` `[height, height, dim / heads]`, `across`
+    /// `[width, width, dim / heads]` -> `[batch, height * width, dim]`
+    fn training_self_attention(
+        qkv: FloatTensor<Self>,
+        down: FloatTensor<Self>,
+        across: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
+
+    /// `q` `[batch, queries, dim]`, `k` and `v` `[batch, keys, dim]` -> `[batch, queries, dim]`
+    fn training_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self>;
+
+    /// `logits` `[prompts, masks, pixels]`, `targets` `[prompts, 1, pixels]` -> `[prompts, masks, 5]`
+    fn training_mask_sums(
+        logits: FloatTensor<Self>,
+        targets: FloatTensor<Self>,
+        focal: [f64; 2],
+    ) -> FloatTensor<Self>;
+}
+
+/// The level of this process.
+fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    // What the variable asks for in vain is said where the device is opened.
+    *LEVEL.get_or_init(|| Level::choose().unwrap_or(Level::best()))
+}
+
+fn kernels() -> &'static RowKernels {
+    RowKernels::of(level())
+}
+
+fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
+    assert_eq!(values.len(), shape.iter().product::<usize>());
+    let layout = Layout::contiguous(shape.to_vec().into());
+    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
+}
+
+fn shape<const D: usize>(x: &FlexTensor) -> [usize; D] {
+    let dims: &[usize] = x.layout().shape().as_ref();
+    dims.try_into()
+        .expect("the dimensions that it is documented to have")
+}
+
+/// Its numbers one after the other.
+fn floats(x: &FlexTensor) -> &[f32] {
+    assert!(x.is_contiguous(), "made contiguous when it came in");
+    x.storage()
+}
+
+fn gelu(x: &FlexTensor) -> FlexTensor {
+    let k = kernels();
+    let x = floats(x);
+    let mut y = x.to_vec();
+    y.par_chunks_mut(BLOCK).for_each(|y| {
+        // SAFETY: the table is of a level that the CPU has.
+        unsafe { (k.gelu_plain)(y) }
+    });
+    tensor(y, &[x.len()])
+}
+
+fn gelu_gradient(x: &FlexTensor, g: &FlexTensor) -> FlexTensor {
+    let k = kernels();
+    let mut g = g.to_contiguous();
+    let blocks = g.storage_mut().par_chunks_mut(BLOCK);
+    blocks.zip(floats(x).par_chunks(BLOCK)).for_each(|(g, x)| {
+        // SAFETY: the table is of a level that the CPU has.
+        unsafe { (k.gelu_gradient)(g, x) }
+    });
+    g
+}
+
+/// Rows that a thread works on at once.
+fn rows_at_once(width: usize) -> usize {
+    (BLOCK / width).max(1)
+}
+
+fn norm(x: &FlexTensor, gamma: &FlexTensor, beta: &FlexTensor, epsilon: f32) -> FlexTensor {
+    let k = kernels();
+    let (gamma, beta) = (floats(gamma), floats(beta));
+    let width = gamma.len();
+    let x = floats(x);
+    let mut y = vec![0.0; x.len()];
+    let block = rows_at_once(width) * width;
+    let blocks = y.par_chunks_mut(block).zip(x.par_chunks(block));
+    blocks.for_each(|(y, x)| {
+        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            // SAFETY: the table is of a level that the CPU has.
+            unsafe { (k.layer_norm)(y, x, gamma, beta, epsilon) }
+        }
+    });
+    tensor(y, &[x.len()])
+}
+
+/// The gradients at `x`, `gamma` and `beta`.
+fn norm_gradients(
+    x: &FlexTensor,
+    gamma: &FlexTensor,
+    g: &FlexTensor,
+    epsilon: f32,
+) -> [FlexTensor; 3] {
+    let k = kernels();
+    let g = g.to_contiguous();
+    let gamma = floats(gamma);
+    let width = gamma.len();
+    let x = floats(x);
+    let mut of_x = vec![0.0; x.len()];
+    let block = rows_at_once(width) * width;
+    let blocks = of_x.par_chunks_mut(block).zip(x.par_chunks(block));
+    let blocks = blocks.zip(floats(&g).par_chunks(block));
+    let parts = blocks.map(|((of_x, x), g)| {
+        let (mut of_gamma, mut of_beta) = (vec![0.0; width], vec![0.0; width]);
+        let mut norm = NormGradient {
+            gamma,
+            epsilon,
+            of_gamma: &mut of_gamma,
+            of_beta: &mut of_beta,
+        };
+        let rows = of_x.chunks_exact_mut(width).zip(x.chunks_exact(width));
+        for ((of_x, x), g) in rows.zip(g.chunks_exact(width)) {
+            // SAFETY: the table is of a level that the CPU has.
+            unsafe { (k.norm_gradient)(of_x, g, x, &mut norm) }
+        }
+        (of_gamma, of_beta)
+    });
+    let (of_gamma, of_beta) = linear::added(parts.collect(), k);
+    [
+        tensor(of_x, &[x.len()]),
+        tensor(of_gamma, &[width]),
+        tensor(of_beta, &[width]),
+    ]
+}
+
+fn linear_sizes(x: &FlexTensor, weight: &FlexTensor) -> linear::Sizes {
+    let [inputs, outputs] = shape(weight);
+    let rows = floats(x).len() / inputs;
+    linear::Sizes {
+        rows,
+        inputs,
+        outputs,
+    }
+}
+
+fn linear(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> FlexTensor {
+    let sizes = linear_sizes(x, weight);
+    let y = linear::forward(floats(x), floats(weight), floats(bias), sizes, level());
+    tensor(y, &[sizes.rows * sizes.outputs])
+}
+
+/// The shape of a linear layer's output.
+fn linear_shape(x: &FlexTensor, weight: &FlexTensor) -> Vec<usize> {
+    let [_, outputs] = shape(weight);
+    let mut shape: Vec<usize> = x.layout().shape().to_vec();
+    *shape.last_mut().expect("inputs") = outputs;
+    shape
+}
+
+/// The parts of `qkv`, one after the other in every row.
+fn packed_rows(qkv: &FlexTensor) -> [Rows<'_>; 3] {
+    let [_, _, stride] = shape(qkv);
+    let data = floats(qkv);
+    [0, 1, 2].map(|part| Rows {
+        data,
+        offset: part * stride / 3,
+        stride,
+    })
+}
+
+fn positions<'a>(down: &'a FlexTensor, across: &'a FlexTensor) -> Positions<'a> {
+    let ([height, _, _], [width, _, _]) = (shape(down), shape(across));
+    Positions {
+        down: floats(down),
+        across: floats(across),
+        height,
+        width,
+    }
+}
+
+fn packed_sizes(qkv: &FlexTensor, heads: usize) -> attention::Sizes {
+    let [batch, tokens, channels] = shape(qkv);
+    let head_dim = channels / 3 / heads;
+    attention::Sizes {
+        batch,
+        heads,
+        head_dim,
+        queries: tokens,
+        keys: tokens,
+    }
+}
+
+/// The answers, and the softmax of scores.
+fn self_attention(
+    qkv: &FlexTensor,
+    down: &FlexTensor,
+    across: &FlexTensor,
+    heads: usize,
+) -> [FlexTensor; 2] {
+    let sizes = packed_sizes(qkv, heads);
+    let positions = positions(down, across);
+    let (y, softmax) = attention::forward(packed_rows(qkv), Some(&positions), sizes, kernels());
+    let dims = [sizes.batch, sizes.queries, heads * sizes.head_dim];
+    [tensor(y, &dims), tensor_of(softmax)]
+}
+
+/// As one row.
+fn tensor_of(values: Vec<f32>) -> FlexTensor {
+    let count = values.len();
+    tensor(values, &[count])
+}
+
+/// The gradients at `qkv`, `down` and `across`.
+fn self_attention_gradients(
+    [qkv, down, across, softmax]: [&FlexTensor; 4],
+    g: &FlexTensor,
+    heads: usize,
+) -> [FlexTensor; 3] {
+    let sizes = packed_sizes(qkv, heads);
+    let rows = packed_rows(qkv);
+    let mut of_qkv = vec![0.0; floats(qkv).len()];
+    let shared = Shared::new(&mut of_qkv);
+    let gradients = rows.map(|rows| RowsMut {
+        data: &shared,
+        offset: rows.offset,
+        stride: rows.stride,
+    });
+    let g = g.to_contiguous();
+    let positions = positions(down, across);
+    let positions = Some(&positions);
+    let softmax = floats(softmax);
+    let tables = attention::backward(
+        floats(&g),
+        softmax,
+        rows,
+        gradients,
+        positions,
+        sizes,
+        kernels(),
+    );
+    let like = |values, like: &FlexTensor| tensor(values, &like.layout().shape().to_vec());
+    [
+        like(of_qkv, qkv),
+        like(tables.0, down),
+        like(tables.1, across),
+    ]
+}
+
+fn whole_rows(x: &FlexTensor) -> Rows<'_> {
+    let [_, _, stride] = shape(x);
+    Rows {
+        data: floats(x),
+        offset: 0,
+        stride,
+    }
+}
+
+fn attention_sizes(q: &FlexTensor, k: &FlexTensor, heads: usize) -> attention::Sizes {
+    let ([batch, queries, dim], [_, keys, _]) = (shape(q), shape(k));
+    attention::Sizes {
+        batch,
+        heads,
+        head_dim: dim / heads,
+        queries,
+        keys,
+    }
+}
+
+/// The answers, and the softmax of scores.
+fn attention([q, k, v]: [&FlexTensor; 3], heads: usize) -> [FlexTensor; 2] {
+    let sizes = attention_sizes(q, k, heads);
+    let (y, softmax) = attention::forward([q, k, v].map(whole_rows), None, sizes, kernels());
+    [tensor(y, &shape::<3>(q)), tensor_of(softmax)]
+}
+
+/// The gradients at queries, keys and values.
+fn attention_gradients(
+    [q, k, v, softmax]: [&FlexTensor; 4],
+    g: &FlexTensor,
+    heads: usize,
+) -> [FlexTensor; 3] {
+    let sizes = attention_sizes(q, k, heads);
+    let rows = [q, k, v].map(whole_rows);
+    let g = g.to_contiguous();
+    let mut values = rows.map(|rows| vec![0.0; rows.data.len()]);
+    {
+        let [a, b, c] = &mut values;
+        let shared = [Shared::new(a), Shared::new(b), Shared::new(c)];
+        let gradients = [0, 1, 2].map(|i| RowsMut {
+            data: &shared[i],
+            offset: 0,
+            stride: rows[i].stride,
+        });
+        attention::backward(
+            floats(&g),
+            floats(softmax),
+            rows,
+            gradients,
+            None,
+            sizes,
+            kernels(),
+        );
+    }
+    let [of_q, of_k, of_v] = values;
+    [
+        tensor(of_q, &shape::<3>(q)),
+        tensor(of_k, &shape::<3>(k)),
+        tensor(of_v, &shape::<3>(v)),
+    ]
+}
+
+fn focal([alpha, gamma]: [f64; 2]) -> Focal {
+    Focal {
+        alpha: alpha as f32,
+        gamma: gamma as f32,
+    }
+}
+
+fn mask_sums(logits: &FlexTensor, targets: &FlexTensor, losses: [f64; 2]) -> FlexTensor {
+    let k = kernels();
+    let focal = focal(losses);
+    let [prompts, masks, pixels] = shape(logits);
+    let (logits, targets) = (floats(logits), floats(targets));
+    let mut sums = vec![0.0; prompts * masks * MASK_SUMS];
+    let rows = sums.par_chunks_exact_mut(MASK_SUMS).enumerate();
+    rows.for_each(|(row, sums)| {
+        let logits = &logits[row * pixels..][..pixels];
+        let target = &targets[row / masks * pixels..][..pixels];
+        // SAFETY: the table is of a level that the CPU has.
+        sums.copy_from_slice(&unsafe { (k.mask_sums)(logits, target, &focal) });
+    });
+    tensor(sums, &[prompts, masks, MASK_SUMS])
+}
+
+fn mask_gradient(
+    logits: &FlexTensor,
+    targets: &FlexTensor,
+    g: &FlexTensor,
+    losses: [f64; 2],
+) -> FlexTensor {
+    let k = kernels();
+    let focal = focal(losses);
+    let dims: [usize; 3] = shape(logits);
+    let [_, masks, pixels] = dims;
+    let g = g.to_contiguous();
+    let (logits, targets, g) = (floats(logits), floats(targets), floats(&g));
+    let mut gradient = vec![0.0; logits.len()];
+    let rows = gradient.par_chunks_exact_mut(pixels).enumerate();
+    rows.for_each(|(row, gradient)| {
+        let logits = &logits[row * pixels..][..pixels];
+        let target = &targets[row / masks * pixels..][..pixels];
+        let g = &g[row * MASK_SUMS..][..3];
+        // A mask that was not chosen has no part in the loss.
+        if g != [0.0; 3] {
+            // SAFETY: the table is of a level that the CPU has.
+            unsafe { (k.mask_gradient)(gradient, logits, target, &focal, [g[0], g[1], g[2]]) }
+        }
+    });
+    tensor(gradient, &dims)
+}
+
+/// With the shape of `like`.
+fn shaped(x: FlexTensor, like: &FlexTensor) -> FlexTensor {
+    x.reshape(like.layout().shape().clone())
+}
+
+impl TrainingOps for Flex {
+    fn training_gelu(x: FlexTensor) -> FlexTensor {
+        let x = x.to_contiguous();
+        shaped(gelu(&x), &x)
+    }
+
+    fn training_norm(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        epsilon: f32,
+    ) -> FlexTensor {
+        let x = x.to_contiguous();
+        shaped(
+            norm(&x, &gamma.to_contiguous(), &beta.to_contiguous(), epsilon),
+            &x,
+        )
+    }
+
+    fn training_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let y = linear(&x, &weight, &bias.to_contiguous());
+        y.reshape(linear_shape(&x, &weight).into())
+    }
+
+    fn training_self_attention(
+        qkv: FlexTensor,
+        down: FlexTensor,
+        across: FlexTensor,
+        heads: usize,
+    ) -> FlexTensor {
+        let [qkv, down, across] = [qkv, down, across].map(|x| x.to_contiguous());
+        let [y, _] = self_attention(&qkv, &down, &across, heads);
+        y
+    }
+
+    fn training_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, heads: usize) -> FlexTensor {
+        let [q, k, v] = [q, k, v].map(|x| x.to_contiguous());
+        let [y, _] = attention([&q, &k, &v], heads);
+        y
+    }
+
+    fn training_mask_sums(logits: FlexTensor, targets: FlexTensor, focal: [f64; 2]) -> FlexTensor {
+        mask_sums(&logits.to_contiguous(), &targets.to_contiguous(), focal)
+    }
+}
+
+/// Registers the gradients of parents that want one. Not a function: autodiff does not name the type of its nodes.
+macro_rules! register {
+    ($parents:expr, $gradients:expr, $grads:expr) => {
+        for (parent, gradient) in $parents.into_iter().zip($gradients) {
+            if let Some(node) = parent {
+                $grads.register::<Flex>(node.id, gradient);
+            }
+        }
+    };
+}
+
+/// An operation of autodiff: what it keeps, how it computes forwards, and what it does backwards.
+macro_rules! differentiable {
+    ($name:ident, $count:literal, $state:ty, |$kept:ident, $g:ident| $gradients:expr) => {
+        #[derive(Debug)]
+        struct $name;
+
+        impl Backward<Flex, $count> for $name {
+            type State = $state;
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, $count>,
+                grads: &mut Gradients,
+                _checkpointer: &mut Checkpointer,
+            ) {
+                let $g = grads.consume::<Flex>(&ops.node);
+                let $kept = ops.state;
+                register!(ops.parents, $gradients, grads);
+            }
+        }
+    };
+}
+
+differentiable!(Gelu, 1, FlexTensor, |x, g| [shaped(
+    gelu_gradient(&x, &g),
+    &x
+)]);
+
+differentiable!(Norm, 3, ([FlexTensor; 2], f32), |kept, g| {
+    let ([x, gamma], epsilon) = kept;
+    let [of_x, of_gamma, of_beta] = norm_gradients(&x, &gamma, &g, epsilon);
+    [shaped(of_x, &x), of_gamma, of_beta]
+});
+
+/// Unlike the others it leaves out what nobody wants: a product each.
+#[derive(Debug)]
+struct Linear;
+
+impl Backward<Flex, 3> for Linear {
+    type State = [FlexTensor; 2];
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let g = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let [x, weight] = ops.state;
+        let sizes = linear_sizes(&x, &weight);
+        let [of_x, of_weight, of_bias] = ops.parents;
+        if let Some(node) = of_x {
+            let values = linear::gradient_of_rows(floats(&g), floats(&weight), sizes, level());
+            grads.register::<Flex>(node.id, shaped(tensor_of(values), &x));
+        }
+        if of_weight.is_some() || of_bias.is_some() {
+            let (a, b) = linear::gradient_of_weights(floats(&x), floats(&g), sizes, level());
+            let gradients = [shaped(tensor_of(a), &weight), tensor_of(b)];
+            register!([of_weight, of_bias], gradients, grads);
+        }
+    }
+}
+
+differentiable!(SelfAttention, 3, ([FlexTensor; 4], usize), |kept, g| {
+    let (tensors, heads) = kept;
+    self_attention_gradients(tensors.each_ref(), &g, heads)
+});
+
+differentiable!(Attention, 3, ([FlexTensor; 4], usize), |kept, g| {
+    let (tensors, heads) = kept;
+    attention_gradients(tensors.each_ref(), &g, heads)
+});
+
+differentiable!(MaskSums, 1, ([FlexTensor; 2], [f64; 2]), |kept, g| {
+    let ([logits, targets], focal) = kept;
+    [mask_gradient(&logits, &targets, &g, focal)]
+});
+
+/// Registers an operation: its output, and what it keeps where a gradient is wanted.
+macro_rules! tracked {
+    ($op:ident, $strategy:ident, $nodes:expr, $output:expr, $kept:expr) => {{
+        let output = $output;
+        match $op.prepare::<$strategy>($nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish($kept, output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        }
+    }};
+}
+
+impl<C: CheckpointStrategy> TrainingOps for Autodiff<Flex, C> {
+    fn training_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let x = x.to_contiguous();
+        tracked!(Gelu, C, [node], shaped(gelu(&x), &x), x)
+    }
+
+    fn training_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        let parts = [x, gamma, beta].map(|x| x.into_parts());
+        let [(x, a), (gamma, b), (beta, c)] = parts;
+        let [x, gamma, beta] = [x, gamma, beta].map(|x| x.to_contiguous());
+        let y = shaped(norm(&x, &gamma, &beta, epsilon), &x);
+        tracked!(Norm, C, [a, b, c], y, ([x, gamma], epsilon))
+    }
+
+    fn training_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let parts = [x, weight, bias].map(|x| x.into_parts());
+        let [(x, a), (weight, b), (bias, c)] = parts;
+        let [x, weight, bias] = [x, weight, bias].map(|x| x.to_contiguous());
+        let y = linear(&x, &weight, &bias).reshape(linear_shape(&x, &weight).into());
+        tracked!(Linear, C, [a, b, c], y, [x, weight])
+    }
+
+    fn training_self_attention(
+        qkv: FloatTensor<Self>,
+        down: FloatTensor<Self>,
+        across: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        let parts = [qkv, down, across].map(|x| x.into_parts());
+        let [(qkv, a), (down, b), (across, c)] = parts;
+        let [qkv, down, across] = [qkv, down, across].map(|x| x.to_contiguous());
+        let [y, softmax] = self_attention(&qkv, &down, &across, heads);
+        let kept = ([qkv, down, across, softmax], heads);
+        tracked!(SelfAttention, C, [a, b, c], y, kept)
+    }
+
+    fn training_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        let parts = [q, k, v].map(|x| x.into_parts());
+        let [(q, a), (k, b), (v, c)] = parts;
+        let [q, k, v] = [q, k, v].map(|x| x.to_contiguous());
+        let [y, softmax] = attention([&q, &k, &v], heads);
+        tracked!(Attention, C, [a, b, c], y, ([q, k, v, softmax], heads))
+    }
+
+    fn training_mask_sums(
+        logits: FloatTensor<Self>,
+        targets: FloatTensor<Self>,
+        focal: [f64; 2],
+    ) -> FloatTensor<Self> {
+        let (logits, node) = logits.into_parts();
+        let (targets, _) = targets.into_parts();
+        let [logits, targets] = [logits, targets].map(|x| x.to_contiguous());
+        let sums = mask_sums(&logits, &targets, focal);
+        tracked!(MaskSums, C, [node], sums, ([logits, targets], focal))
+    }
+}
+
+/// Whether the operations of this module are for a tensor: one of f32 on the CPU, with gradients.
+pub fn trains_here<const D: usize>(x: &Tensor<D>) -> bool {
+    let device = x.device();
+    device.is_autodiff()
+        && x.dtype() == DType::F32
+        && device.without_autodiff() == burn::tensor::Device::flex()
+}
+
+/// The exact GELU (`torch.nn.GELU`).
+///
+/// # Panics
+/// If [`trains_here`] is false for it, as with all that follow.
+pub fn training_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::training_gelu(x.into_dispatch()))
+}
+
+/// A layer norm of the last dimension, whose width `gamma` and `beta` have (`torch.nn.LayerNorm`).
+pub fn training_norm<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::training_norm(
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        epsilon as f32,
+    ))
+}
+
+/// A linear layer.
+///
+/// # Shapes
+/// - `x`: `[.., inputs]`
+/// - `weight`: `[inputs, outputs]`
+/// - `bias`: `[outputs]`
+/// - output: `[.., outputs]`
+pub fn training_linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::training_linear(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    ))
+}
+
+/// Self attention of a grid of tokens with decomposed relative positions, whose rows add `q . down[row, row of k]` and
+/// `q . across[column, column of k]` to scores (`add_decomposed_rel_pos` of segment-anything).
+///
+/// # Shapes
+/// - `qkv`: `[batch, height * width, 3 dim]`, heads side by side
+/// - `down`: `[height, height, dim / heads]`
+/// - `across`: `[width, width, dim / heads]`
+/// - output: `[batch, height * width, dim]`
+pub fn training_self_attention(
+    qkv: Tensor<3>,
+    down: Tensor<3>,
+    across: Tensor<3>,
+    heads: usize,
+) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::training_self_attention(
+        qkv.into_dispatch(),
+        down.into_dispatch(),
+        across.into_dispatch(),
+        heads,
+    ))
+}
+
+/// Attention of projected queries, keys and values.
+///
+/// # Shapes
+/// - `q`: `[batch, queries, dim]`, heads side by side
+/// - `k`, `v`: `[batch, keys, dim]`
+/// - output: `[batch, queries, dim]`
+pub fn training_attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::training_attention(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        heads,
+    ))
+}
+
+/// What the losses of masks are made of: the sums over pixels of the focal loss (`alpha` and `gamma` in `focal`), of the
+/// sigmoid where the target is, of the sigmoid, and of the last two with 1 for every positive logit and 0 for the others
+/// in place of the sigmoid. The last two have no gradient.
+///
+/// # Shapes
+/// - `logits`: `[prompts, masks, pixels]`
+/// - `targets`: `[prompts, 1, pixels]`, 0 or 1
+/// - output: `[prompts, masks, 5]`
+pub fn training_mask_sums(logits: Tensor<3>, targets: Tensor<3>, focal: [f64; 2]) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::training_mask_sums(
+        logits.into_dispatch(),
+        targets.into_dispatch(),
+        focal,
+    ))
+}
