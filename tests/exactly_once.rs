@@ -189,6 +189,7 @@ fn race(workers: usize) {
     let expected = undisturbed();
     let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
+    let mut faults = 0;
     for round in 0..3 {
         let server = Arc::new(LoopbackS3::start());
         let mut job = job(&server);
@@ -210,10 +211,11 @@ fn race(workers: usize) {
             assert!(status.success(), "a worker ended with {status}");
         }
         let hit = server.requests();
-        let hit = hit.iter().filter(|seen| seen.fault.is_some()).count();
-        assert!(hit >= 10, "only {hit} requests met a fault");
+        faults += hit.iter().filter(|seen| seen.fault.is_some()).count();
         assert_eq!(job.rows(), expected, "{workers} workers, round {round}");
         server.fault(Faults::none());
         expect_same(&job, &expected, "and nothing is left to do");
     }
+    // One round alone may have few: how many requests it takes depends on who is killed when.
+    assert!(faults >= 10, "only {faults} requests met a fault");
 }
