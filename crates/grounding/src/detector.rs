@@ -5,6 +5,7 @@
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Device, Tensor, TensorData, activation};
+use maskmill_kernels::layers::{gelu, layer_norm, linear};
 use maskmill_weights::Weights;
 
 use crate::owl::OwlArchitecture;
@@ -92,12 +93,12 @@ impl OwlNetworks {
         let [_, count, _] = tokens.dims();
         let class = tokens.clone().narrow(1, 0, 1);
         let patches = tokens.narrow(1, 1, count - 1);
-        let features = self.layer_norm.forward(patches * class);
+        let features = layer_norm(&self.layer_norm, EPSILON, patches * class);
         let head = &self.class_head;
         let objectness = self.objectness_head.as_ref();
         let located = self.box_head.forward(features.clone()) + box_bias;
         Patches {
-            class_embeds: head.dense0.forward(features.clone()),
+            class_embeds: linear(&head.dense0, features.clone()),
             shift: head.logit_shift.forward(features.clone()),
             // ELU, plus 1: positive.
             scale: activation::elu(head.logit_scale.forward(features.clone()), 1.0).add_scalar(1.0),
@@ -117,9 +118,9 @@ impl PatchMlp {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = activation::gelu(self.dense0.forward(x));
-        let x = activation::gelu(self.dense1.forward(x));
-        self.dense2.forward(x)
+        let x = gelu(linear(&self.dense0, x));
+        let x = gelu(linear(&self.dense1, x));
+        linear(&self.dense2, x)
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use maskmill_kernels::layers::layer_norm;
 use maskmill_weights::{PatchConv, Shapes, Weights, row_product};
 
 use crate::tokenizer::Tokens;
@@ -262,7 +263,8 @@ impl TextTower {
         let ends = x
             .reshape([texts.len() * length, width])
             .select(0, indices(ends, &device));
-        row_product(self.final_norm.forward(ends), self.projection.weight.val())
+        let ends = layer_norm(&self.final_norm, EPSILON, ends);
+        row_product(ends, self.projection.weight.val())
     }
 }
 
@@ -313,12 +315,12 @@ impl ImageTower {
         let class = self.class_embedding.val().reshape([1, 1, width]);
         let tokens = Tensor::cat(vec![class.expand([batch, 1, width]), patches], 1);
         let tokens = tokens + self.positions.val().unsqueeze();
-        self.transformer
-            .forward(self.pre_norm.forward(tokens), false)
+        let tokens = layer_norm(&self.pre_norm, EPSILON, tokens);
+        self.transformer.forward(tokens, false)
     }
 
     /// The last norm, for whichever tokens are wanted: `[batch, tokens, width]` -> the same.
     pub(crate) fn normalise(&self, tokens: Tensor<3>) -> Tensor<3> {
-        self.post_norm.forward(tokens)
+        layer_norm(&self.post_norm, EPSILON, tokens)
     }
 }

@@ -9,6 +9,8 @@ use burn::nn::{LayerNorm, Linear};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Tensor, activation};
+use maskmill_kernels::layers::{gelu, layer_norm, linear};
+use maskmill_kernels::{training_packed_attention, trains_here};
 use maskmill_weights::Weights;
 
 /// Epsilon of every norm (`layer_norm_eps` of the configurations, PyTorch's default).
@@ -36,7 +38,7 @@ impl Activation {
     fn forward(self, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::QuickGelu => x.clone() * activation::sigmoid(x.mul_scalar(1.702)),
-            Self::Gelu => activation::gelu(x),
+            Self::Gelu => gelu(x),
         }
     }
 }
@@ -167,17 +169,22 @@ impl Layer {
     }
 
     fn forward(&self, x: Tensor<3>, causal: bool) -> Tensor<3> {
-        let x = x.clone() + self.attend(self.norm1.forward(x), causal);
-        let hidden = self.fc1.forward(self.norm2.forward(x.clone()));
-        x + self.fc2.forward(self.activation.forward(hidden))
+        let normed = layer_norm(&self.norm1, EPSILON, x.clone());
+        let x = x + self.attend(normed, causal);
+        let normed = layer_norm(&self.norm2, EPSILON, x.clone());
+        let hidden = self.activation.forward(linear(&self.fc1, normed));
+        x + linear(&self.fc2, hidden)
     }
 
     fn attend(&self, x: Tensor<3>, causal: bool) -> Tensor<3> {
         let [batch, tokens, width] = x.dims();
         let head_dim = width / self.heads;
-        let qkv = self
-            .qkv
-            .forward(x)
+        let qkv = linear(&self.qkv, x);
+        if !causal && trains_here(&qkv) {
+            let y = training_packed_attention(qkv, self.heads);
+            return linear(&self.out_proj, y);
+        }
+        let qkv = qkv
             .reshape([batch, tokens, 3, self.heads, head_dim])
             .permute([2, 0, 3, 1, 4]);
         // Each `[batch, heads, tokens, head_dim]`.
@@ -191,6 +198,6 @@ impl Layer {
         };
         let y = attention(part(0), part(1), part(2), None, None, options);
         let y = y.swap_dims(1, 2).reshape([batch, tokens, width]);
-        self.out_proj.forward(y)
+        linear(&self.out_proj, y)
     }
 }

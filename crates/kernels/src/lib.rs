@@ -36,6 +36,7 @@ mod burn_ops;
 mod decoder;
 mod engine;
 mod fma;
+pub mod layers;
 mod level;
 mod linear;
 mod matrix;
@@ -61,7 +62,7 @@ pub use neck::{Neck, NeckWeights, PatchEmbed, PatchWeights};
 pub use precision::Precision;
 pub use training::{
     TrainingOps, training_attention, training_gelu, training_linear, training_mask_sums,
-    training_norm, training_self_attention, trains_here,
+    training_norm, training_packed_attention, training_self_attention, trains_here,
 };
 pub use upscaling::{UpConvWeights, UpscalingWeights};
 pub use vit::{BlockWeights, LinearWeights, NormWeights, VitBlock};

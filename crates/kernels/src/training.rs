@@ -57,6 +57,9 @@ pub trait TrainingOps: Backend {
         heads: usize,
     ) -> FloatTensor<Self>;
 
+    /// `qkv` `[batch, tokens, 3 dim]` -> `[batch, tokens, dim]`
+    fn training_packed_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self>;
+
     /// `q` `[batch, queries, dim]`, `k` and `v` `[batch, keys, dim]` -> `[batch, queries, dim]`
     fn training_attention(
         q: FloatTensor<Self>,
@@ -220,14 +223,17 @@ fn packed_rows(qkv: &FlexTensor) -> [Rows<'_>; 3] {
     })
 }
 
-fn positions<'a>(down: &'a FlexTensor, across: &'a FlexTensor) -> Positions<'a> {
-    let ([height, _, _], [width, _, _]) = (shape(down), shape(across));
-    Positions {
-        down: floats(down),
-        across: floats(across),
-        height,
-        width,
-    }
+/// The tables of relative positions, where there are any.
+fn positions(tables: Option<[&FlexTensor; 2]>) -> Option<Positions<'_>> {
+    tables.map(|[down, across]| {
+        let ([height, _, _], [width, _, _]) = (shape(down), shape(across));
+        Positions {
+            down: floats(down),
+            across: floats(across),
+            height,
+            width,
+        }
+    })
 }
 
 fn packed_sizes(qkv: &FlexTensor, heads: usize) -> attention::Sizes {
@@ -245,13 +251,13 @@ fn packed_sizes(qkv: &FlexTensor, heads: usize) -> attention::Sizes {
 /// The answers, and the softmax of scores.
 fn self_attention(
     qkv: &FlexTensor,
-    down: &FlexTensor,
-    across: &FlexTensor,
+    tables: Option<[&FlexTensor; 2]>,
     heads: usize,
 ) -> [FlexTensor; 2] {
     let sizes = packed_sizes(qkv, heads);
-    let positions = positions(down, across);
-    let (y, softmax) = attention::forward(packed_rows(qkv), Some(&positions), sizes, kernels());
+    let positions = positions(tables);
+    let rows = packed_rows(qkv);
+    let (y, softmax) = attention::forward(rows, positions.as_ref(), sizes, kernels());
     let dims = [sizes.batch, sizes.queries, heads * sizes.head_dim];
     [tensor(y, &dims), tensor_of(softmax)]
 }
@@ -262,12 +268,13 @@ fn tensor_of(values: Vec<f32>) -> FlexTensor {
     tensor(values, &[count])
 }
 
-/// The gradients at `qkv`, `down` and `across`.
+/// The gradients at `qkv` and at the tables.
 fn self_attention_gradients(
-    [qkv, down, across, softmax]: [&FlexTensor; 4],
+    [qkv, softmax]: [&FlexTensor; 2],
+    tables: Option<[&FlexTensor; 2]>,
     g: &FlexTensor,
     heads: usize,
-) -> [FlexTensor; 3] {
+) -> (FlexTensor, [Vec<f32>; 2]) {
     let sizes = packed_sizes(qkv, heads);
     let rows = packed_rows(qkv);
     let mut of_qkv = vec![0.0; floats(qkv).len()];
@@ -278,10 +285,10 @@ fn self_attention_gradients(
         stride: rows.stride,
     });
     let g = g.to_contiguous();
-    let positions = positions(down, across);
-    let positions = Some(&positions);
+    let positions = positions(tables);
+    let positions = positions.as_ref();
     let softmax = floats(softmax);
-    let tables = attention::backward(
+    let (down, across) = attention::backward(
         floats(&g),
         softmax,
         rows,
@@ -290,12 +297,7 @@ fn self_attention_gradients(
         sizes,
         kernels(),
     );
-    let like = |values, like: &FlexTensor| tensor(values, &like.layout().shape().to_vec());
-    [
-        like(of_qkv, qkv),
-        like(tables.0, down),
-        like(tables.1, across),
-    ]
+    (shaped(tensor_of(of_qkv), qkv), [down, across])
 }
 
 fn whole_rows(x: &FlexTensor) -> Rows<'_> {
@@ -448,7 +450,12 @@ impl TrainingOps for Flex {
         heads: usize,
     ) -> FlexTensor {
         let [qkv, down, across] = [qkv, down, across].map(|x| x.to_contiguous());
-        let [y, _] = self_attention(&qkv, &down, &across, heads);
+        let [y, _] = self_attention(&qkv, Some([&down, &across]), heads);
+        y
+    }
+
+    fn training_packed_attention(qkv: FlexTensor, heads: usize) -> FlexTensor {
+        let [y, _] = self_attention(&qkv.to_contiguous(), None, heads);
         y
     }
 
@@ -538,8 +545,20 @@ impl Backward<Flex, 3> for Linear {
 }
 
 differentiable!(SelfAttention, 3, ([FlexTensor; 4], usize), |kept, g| {
+    let ([qkv, down, across, softmax], heads) = kept;
+    let tables = Some([&down, &across]);
+    let (of_qkv, [a, b]) = self_attention_gradients([&qkv, &softmax], tables, &g, heads);
+    [
+        of_qkv,
+        shaped(tensor_of(a), &down),
+        shaped(tensor_of(b), &across),
+    ]
+});
+
+differentiable!(PackedAttention, 1, ([FlexTensor; 2], usize), |kept, g| {
     let (tensors, heads) = kept;
-    self_attention_gradients(tensors.each_ref(), &g, heads)
+    let (of_qkv, _) = self_attention_gradients(tensors.each_ref(), None, &g, heads);
+    [of_qkv]
 });
 
 differentiable!(Attention, 3, ([FlexTensor; 4], usize), |kept, g| {
@@ -604,9 +623,16 @@ impl<C: CheckpointStrategy> TrainingOps for Autodiff<Flex, C> {
         let parts = [qkv, down, across].map(|x| x.into_parts());
         let [(qkv, a), (down, b), (across, c)] = parts;
         let [qkv, down, across] = [qkv, down, across].map(|x| x.to_contiguous());
-        let [y, softmax] = self_attention(&qkv, &down, &across, heads);
+        let [y, softmax] = self_attention(&qkv, Some([&down, &across]), heads);
         let kept = ([qkv, down, across, softmax], heads);
         tracked!(SelfAttention, C, [a, b, c], y, kept)
+    }
+
+    fn training_packed_attention(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        let (qkv, node) = qkv.into_parts();
+        let qkv = qkv.to_contiguous();
+        let [y, softmax] = self_attention(&qkv, None, heads);
+        tracked!(PackedAttention, C, [node], y, ([qkv, softmax], heads))
     }
 
     fn training_attention(
@@ -703,6 +729,18 @@ pub fn training_self_attention(
         qkv.into_dispatch(),
         down.into_dispatch(),
         across.into_dispatch(),
+        heads,
+    ))
+}
+
+/// Self attention of tokens.
+///
+/// # Shapes
+/// - `qkv`: `[batch, tokens, 3 dim]`, heads side by side
+/// - output: `[batch, tokens, dim]`
+pub fn training_packed_attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::training_packed_attention(
+        qkv.into_dispatch(),
         heads,
     ))
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Distribution, Tensor, activation};
 use maskmill_kernels::{
     training_attention, training_gelu, training_linear, training_mask_sums, training_norm,
-    training_self_attention, trains_here,
+    training_packed_attention, training_self_attention, trains_here,
 };
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
@@ -179,6 +179,27 @@ fn attention() {
             },
         );
     }
+}
+
+#[test]
+fn packed_attention() {
+    let (batch, tokens, heads, head_dim) = (2, 17, 3, 8);
+    let dim = heads * head_dim;
+    let packed = [batch, tokens, 3 * dim];
+    compare(
+        "packed attention",
+        [&[packed.iter().product()]],
+        |[qkv]| {
+            let qkv = qkv.clone().reshape(packed);
+            flat(training_packed_attention(qkv, heads))
+        },
+        |[qkv]| {
+            let qkv = qkv.clone().reshape(packed);
+            let [q, k, v] = [0, 1, 2].map(|i| split(qkv.clone().narrow(2, i * dim, dim), heads));
+            let scores = q.matmul(k.transpose()).div_scalar((head_dim as f64).sqrt());
+            flat(joined(activation::softmax(scores, 3).matmul(v)))
+        },
+    );
 }
 
 #[test]

@@ -9,11 +9,12 @@ use burn::nn::{LayerNorm, Linear, PaddingConfig2d};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use maskmill_kernels::layers::linear;
 use maskmill_kernels::{training_self_attention, trains_here};
 use maskmill_weights::{PatchConv, Weights};
 
 use crate::architecture::Architecture;
-use crate::layers::{ENCODER_EPSILON, Mlp, cast_products, linear, normed};
+use crate::layers::{ENCODER_EPSILON, Mlp, cast_products, normed};
 
 /// Largest attention matrix made at once, in bytes. A ViT-B global block at 1024 px would hold
 /// 12 heads x 4096 x 4096 floats (805 MB); queries are taken in chunks of grid rows instead.

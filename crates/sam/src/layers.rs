@@ -3,42 +3,18 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{DType, Tensor, activation};
-use maskmill_kernels::{training_gelu, training_linear, training_norm, trains_here};
+use maskmill_kernels::layers::{gelu, layer_norm, linear};
+use maskmill_kernels::{training_linear, trains_here};
 use maskmill_weights::Weights;
 
 /// Epsilon of the image encoder's norms and of `LayerNorm2d` (`build_sam.py`, `common.py`).
 pub(crate) const ENCODER_EPSILON: f64 = 1e-6;
 
-// What follows computes by kernels with gradients of their own where the CPU trains, and by Burn's operations elsewhere.
-
-/// A linear layer.
-pub(crate) fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-    match &layer.bias {
-        Some(bias) if trains_here(&x) => training_linear(x, layer.weight.val(), bias.val()),
-        _ => layer.forward(x),
-    }
-}
-
-/// The exact (error-function) GELU.
-pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match trains_here(&x) {
-        true => training_gelu(x),
-        false => activation::gelu(x),
-    }
-}
-
 /// A layer norm of numbers of any width. It computes in 32 bits, in which its parameters are, and gives the width that
 /// it was given: Burn's own norm would sum bfloat16 in bfloat16.
-///
-/// `epsilon` is the norm's own, which Burn keeps to itself.
 pub(crate) fn normed<const D: usize>(norm: &LayerNorm, epsilon: f64, x: Tensor<D>) -> Tensor<D> {
-    match &norm.beta {
-        Some(beta) if trains_here(&x) => training_norm(x, norm.gamma.val(), beta.val(), epsilon),
-        _ => {
-            let dtype = x.dtype();
-            norm.forward(x.cast(DType::F32)).cast(dtype)
-        }
-    }
+    let dtype = x.dtype();
+    layer_norm(norm, epsilon, x.cast(DType::F32)).cast(dtype)
 }
 
 /// A module with every parameter in `dtype`, but for those of layer norms.

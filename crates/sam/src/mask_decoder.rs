@@ -6,10 +6,11 @@
 use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use maskmill_kernels::layers::gelu;
 use maskmill_weights::Weights;
 
 use crate::architecture::Architecture;
-use crate::layers::{ENCODER_EPSILON, HeadMlp, UpConv, cast_products, gelu, normed};
+use crate::layers::{ENCODER_EPSILON, HeadMlp, UpConv, cast_products, normed};
 use crate::transformer::TwoWayTransformer;
 
 /// Which of the decoder's masks are wanted.

@@ -12,11 +12,12 @@
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{DType, Tensor, activation};
+use maskmill_kernels::layers::linear;
 use maskmill_kernels::{training_attention, trains_here};
 use maskmill_weights::Weights;
 
 use crate::architecture::{Architecture, DECODER_HEADS};
-use crate::layers::{Mlp, linear, normed};
+use crate::layers::{Mlp, normed};
 
 /// Epsilon of the decoder's norms (PyTorch's default).
 pub(crate) const EPSILON: f64 = 1e-5;
