@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::precision::Precision;
+
 mod architecture;
 mod data;
 mod grounder;
@@ -148,6 +150,9 @@ pub struct OptimiserSettings {
     pub layer_decay: f64,
     /// Gradients are scaled down together until their norm is this; 0 leaves them.
     pub clip_norm: f64,
+    /// In which numbers linear layers are multiplied, forwards and backwards: f32 or high.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// Images whose gradients are computed at once.
     pub batch_images: u32,
     /// Batches whose gradients are averaged for one step.

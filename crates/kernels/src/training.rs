@@ -8,6 +8,7 @@ mod attention;
 mod linear;
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -19,9 +20,9 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Bytes, DType, Tensor};
 use rayon::prelude::*;
 
-use crate::Level;
 use crate::aligned::Shared;
 use crate::rows::{Focal, MASK_SUMS, NormGradient, RowKernels};
+use crate::{Level, Precision};
 use attention::{Positions, Rows, RowsMut};
 
 /// Floats that a thread works on at once.
@@ -76,11 +77,33 @@ pub trait TrainingOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
+/// Whether products take factors of 16 significant bits.
+static HIGH: AtomicBool = AtomicBool::new(false);
+
+/// In which numbers linear layers are trained, by this process from now on; f32 until it is set, and
+/// [`Precision::Bf16`] is as [`Precision::High`]: gradients are sums of what nearly cancels. PyTorch's
+/// `set_float32_matmul_precision` is of the process as well.
+pub fn set_training_precision(precision: Precision) {
+    HIGH.store(precision != Precision::F32, Ordering::Relaxed);
+}
+
+fn precision() -> Precision {
+    match HIGH.load(Ordering::Relaxed) {
+        true => Precision::High,
+        false => Precision::F32,
+    }
+}
+
 /// The level of this process.
 fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
     // What the variable asks for in vain is said where the device is opened.
     *LEVEL.get_or_init(|| Level::choose().unwrap_or(Level::best()))
+}
+
+/// How products are computed.
+fn numbers() -> (Level, Precision) {
+    (level(), precision())
 }
 
 fn kernels() -> &'static RowKernels {
@@ -200,7 +223,7 @@ fn linear_sizes(x: &FlexTensor, weight: &FlexTensor) -> linear::Sizes {
 
 fn linear(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> FlexTensor {
     let sizes = linear_sizes(x, weight);
-    let y = linear::forward(floats(x), floats(weight), floats(bias), sizes, level());
+    let y = linear::forward(floats(x), floats(weight), floats(bias), sizes, numbers());
     tensor(y, &[sizes.rows * sizes.outputs])
 }
 
@@ -533,11 +556,11 @@ impl Backward<Flex, 3> for Linear {
         let sizes = linear_sizes(&x, &weight);
         let [of_x, of_weight, of_bias] = ops.parents;
         if let Some(node) = of_x {
-            let values = linear::gradient_of_rows(floats(&g), floats(&weight), sizes, level());
+            let values = linear::gradient_of_rows(floats(&g), floats(&weight), sizes, numbers());
             grads.register::<Flex>(node.id, shaped(tensor_of(values), &x));
         }
         if of_weight.is_some() || of_bias.is_some() {
-            let (a, b) = linear::gradient_of_weights(floats(&x), floats(&g), sizes, level());
+            let (a, b) = linear::gradient_of_weights(floats(&x), floats(&g), sizes, numbers());
             let gradients = [shaped(tensor_of(a), &weight), tensor_of(b)];
             register!([of_weight, of_bias], gradients, grads);
         }

@@ -16,9 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
+use maskmill_job as job;
 use maskmill_job::{
     ExportPrecision, ExportSettings, Fingerprint, OptimiserSettings, Train, TrainingRecord,
 };
+use maskmill_kernels::{Precision, set_training_precision};
 use maskmill_weights::{StoredAs, to_host, write_whole};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -263,6 +265,10 @@ impl<const LOSSES: usize, T: Task<LOSSES>> Run<'_, LOSSES, T> {
         batches: &mut dyn Iterator<Item = Result<Vec<T::Image>, TrainError>>,
         observer: &mut dyn Observer<T::Step, T::Report>,
     ) -> Result<bool, TrainError> {
+        set_training_precision(match self.settings.precision {
+            job::Precision::F32 => Precision::F32,
+            job::Precision::High | job::Precision::Bf16 => Precision::High,
+        });
         let steps = self.settings.steps;
         let at_most = self
             .place

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor};
 use maskmill_formats::decode::{DecodeLimits, decode};
 use maskmill_grounding::{ClipTokenizer, TrainableOwl};
-use maskmill_job::{EncoderTraining, GrounderLoss, OptimiserName, OptimiserSettings, Schedule};
+use maskmill_job::{
+    EncoderTraining, GrounderLoss, OptimiserName, OptimiserSettings, Precision, Schedule,
+};
 use maskmill_pixels::RgbImage;
 use maskmill_train::grounder::{ImageTruth, Questions, losses, matches};
 use maskmill_train::{Learner, Optimiser};
@@ -98,6 +100,7 @@ fn a_step_of_a_grounder_equals_pytorchs() {
         &mut owl,
         &OptimiserSettings {
             name: OptimiserName::Adamw,
+            precision: Precision::F32,
             learning_rate: s.learning_rate,
             betas: s.betas,
             weight_decay: s.weight_decay,

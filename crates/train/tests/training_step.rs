@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor};
 use maskmill_formats::decode::{DecodeLimits, decode};
 use maskmill_job::{
-    EncoderTraining, LossSettings, OptimiserName, OptimiserSettings, Schedule, TrainingPrompts,
+    EncoderTraining, LossSettings, OptimiserName, OptimiserSettings, Precision, Schedule,
+    TrainingPrompts,
 };
 use maskmill_masks::{Bitmap, ImageSize};
 use maskmill_pixels::RgbImage;
@@ -114,6 +115,7 @@ fn a_step_equals_pytorchs() {
     let s = &fixture.settings;
     let settings = OptimiserSettings {
         name: OptimiserName::Adamw,
+        precision: Precision::F32,
         learning_rate: s.learning_rate,
         betas: s.betas,
         weight_decay: s.weight_decay,

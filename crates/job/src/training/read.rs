@@ -9,6 +9,7 @@ use crate::choice::Choice;
 use crate::document::{Document, Node, Value};
 use crate::location;
 use crate::pipeline::required_name;
+use crate::precision::PRECISIONS;
 use crate::problem::{Origin, Problems};
 use crate::schema::FileKind;
 use crate::section::Section;
@@ -262,7 +263,11 @@ pub(super) fn read_optimiser(mut section: Section<'_>) -> OptimiserSettings {
         let what = format!(" = {warmup_steps} must be below steps = {steps}");
         section.note(warmup_origin, "warmup_steps", &what);
     }
+    // Not bf16: gradients are sums of what nearly cancels.
+    let [full, high, _] = PRECISIONS;
+    let precision = section.one_of("precision", &[full, high]);
     let optimiser = OptimiserSettings {
+        precision: precision.unwrap_or_default(),
         name: name.unwrap_or(OptimiserName::Adamw),
         learning_rate: section.number("learning_rate", 1e-4, 1e-12..=10.0),
         betas: read_betas(&mut section),

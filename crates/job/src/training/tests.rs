@@ -363,6 +363,7 @@ fn every_key_of_the_training_file_changes_the_fingerprint() {
                 (_, "betas") => "[0.9, 0.95]",
                 (_, "schedule") => "constant",
                 (_, "step_at") => "[800]",
+                ("optimiser", "precision") => "high",
                 (_, "precision") => "f16",
                 (_, "rounds") => "4",
                 (_, "decoder_depth") => "3",

@@ -2,12 +2,12 @@
 
 use rayon::prelude::*;
 
-use crate::Level;
 use crate::aligned::{Aligned, Scratch, Shared};
 use crate::engine::{Engine, STRIP, padded_rows, product, with_engine};
 use crate::profile::Part;
 use crate::rows::RowKernels;
 use crate::vit::{Cost, for_blocks};
+use crate::{Level, Precision};
 
 /// Rows whose products are added up at once for the weight's gradient: sums have one order, whatever the threads.
 const ROWS_AT_ONCE: usize = 2048;
@@ -28,12 +28,12 @@ pub(super) fn forward(
     weight: &[f32],
     bias: &[f32],
     sizes: Sizes,
-    level: Level,
+    (level, precision): (Level, Precision),
 ) -> Vec<f32> {
     let Sizes {
         inputs, outputs, ..
     } = sizes;
-    with_engine!(level, Precision::F32, E => {
+    with_engine!(level, precision, E => {
         let mut right = Aligned::zeros(E::right_len(inputs, outputs));
         // SAFETY: `with_engine` checks that the CPU has the level.
         unsafe {
@@ -46,13 +46,18 @@ pub(super) fn forward(
 }
 
 /// The gradient at `x` of that at the result, `g` `[rows, outputs]`.
-pub(super) fn gradient_of_rows(g: &[f32], weight: &[f32], sizes: Sizes, level: Level) -> Vec<f32> {
+pub(super) fn gradient_of_rows(
+    g: &[f32],
+    weight: &[f32],
+    sizes: Sizes,
+    (level, precision): (Level, Precision),
+) -> Vec<f32> {
     let Sizes {
         rows,
         inputs,
         outputs,
     } = sizes;
-    with_engine!(level, Precision::F32, E => {
+    with_engine!(level, precision, E => {
         let mut right = Aligned::zeros(E::right_len(outputs, inputs));
         let turned = Sizes { rows, inputs: outputs, outputs: inputs };
         // SAFETY: `with_engine` checks that the CPU has the level.
@@ -122,9 +127,9 @@ pub(super) fn gradient_of_weights(
     x: &[f32],
     g: &[f32],
     sizes: Sizes,
-    level: Level,
+    (level, precision): (Level, Precision),
 ) -> (Vec<f32>, Vec<f32>) {
-    with_engine!(level, Precision::F32, E => {
+    with_engine!(level, precision, E => {
         let firsts = (0..sizes.rows).step_by(ROWS_AT_ONCE);
         let parts: Vec<_> = firsts
             .collect::<Vec<_>>()
