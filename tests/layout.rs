@@ -22,7 +22,12 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ),
     (
         "maskmill-grounding",
-        &["maskmill-masks", "maskmill-pixels", "maskmill-weights"],
+        &[
+            "maskmill-masks",
+            "maskmill-pixels",
+            "maskmill-weights",
+            "maskmill-kernels",
+        ],
     ),
     ("maskmill-formats", &["maskmill-masks", "maskmill-pixels"]),
     ("maskmill-scenes", &["maskmill-masks", "maskmill-pixels"]),
@@ -59,6 +64,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "maskmill-masks",
             "maskmill-pixels",
             "maskmill-weights",
+            "maskmill-kernels",
             "maskmill-sam",
             "maskmill-grounding",
             "maskmill-examples",
