@@ -1,5 +1,8 @@
 //! Pixels that belong together: a loss of the image embedding alone, without prompts.
 //!
+//! What is far away is told apart by its place; what an object looks like matters beside it. So half of what is unlike is
+//! near.
+//!
 //! A mask is read from the upscaled embedding as its product with a prompt's vector. Here the vector of a pixel takes the
 //! prompt's place: it is to be like those of its own object's pixels, and unlike all others. Of every image hundreds of
 //! such questions can be asked for the price of one prompt, which is how an encoder without pretraining learns to tell
@@ -15,6 +18,8 @@ use crate::losses::cross_entropy;
 /// The logit of a pair is `STEEPNESS (cosine - SAME)`, of vectors whose mean over the image is taken from them.
 const SAME: f64 = 0.5;
 const STEEPNESS: f64 = 6.0;
+/// How far near pixels are from an object's box, at least, in pixels of the decoder's logits; otherwise half its sides.
+const NEAR: usize = 3;
 /// Kept away from 0 where vectors are divided by their length.
 const TINY: f64 = 1e-4;
 
@@ -24,7 +29,7 @@ pub(crate) struct PixelQueries {
     /// Of each image `per_image`: where they are among the image's pixels.
     pixels: Vec<i64>,
     /// `[queries, pixels]`: above 0 for those of the query's object, below 0 for those that are not, 0 for neither; each side
-    /// sums to 1 in size.
+    /// sums to 1 in size, and of the second half is near the object.
     weights: Vec<f32>,
 }
 
@@ -66,12 +71,19 @@ impl PixelQueries {
         rng.shuffle(&mut own);
         for (mask, own) in own.iter().cycle().take(self.per_image) {
             self.pixels.push(own[rng.usize(0..own.len())] as i64);
-            let others = pixels - areas[*mask];
-            let [like, unlike] = [own.len(), others].map(|count| (count.max(1) as f32).recip());
-            let weight = |pixel: usize| match (owner[pixel] == *mask, masks[*mask][pixel]) {
-                (true, _) => like,
+            let inside = &masks[*mask];
+            let near = Surroundings::of(inside);
+            let others = (0..pixels).filter(|pixel| !inside[*pixel]);
+            let beside = others.filter(|pixel| near.contains(*pixel)).count();
+            let away = pixels - areas[*mask] - beside;
+            let part = |count: usize| (count.max(1) as f32).recip();
+            // One of the two has all where the other has none.
+            let share = if away == 0 || beside == 0 { 1.0 } else { 0.5 };
+            let weight = |pixel: usize| match (owner[pixel] == *mask, inside[pixel]) {
+                (true, _) => part(own.len()),
                 (false, true) => 0.0,
-                (false, false) => -unlike,
+                (false, false) if near.contains(pixel) => -share * part(beside),
+                (false, false) => -share * part(away),
             };
             self.weights.extend((0..pixels).map(weight));
         }
@@ -111,32 +123,94 @@ impl PixelQueries {
     }
 }
 
+/// The box around a mask of a square, twice as long and as wide.
+struct Surroundings {
+    side: usize,
+    rows: std::ops::Range<usize>,
+    columns: std::ops::Range<usize>,
+}
+
+impl Surroundings {
+    /// `mask`: row-major `[side, side]`, not empty.
+    fn of(mask: &[bool]) -> Self {
+        let side = mask.len().isqrt();
+        let inside = || (0..mask.len()).filter(|pixel| mask[*pixel]);
+        let around = |place: fn(usize, usize) -> usize| {
+            let places = || inside().map(|pixel| place(pixel, side));
+            let (first, last) = (places().min(), places().max());
+            let [first, last] = [first, last].map(|place| place.expect("a mask has pixels"));
+            let more = ((last + 1 - first) / 2).max(NEAR);
+            first.saturating_sub(more)..(last + 1 + more).min(side)
+        };
+        Self {
+            rows: around(|pixel, side| pixel / side),
+            columns: around(|pixel, side| pixel % side),
+            side,
+        }
+    }
+
+    fn contains(&self, pixel: usize) -> bool {
+        self.rows.contains(&(pixel / self.side)) && self.columns.contains(&(pixel % self.side))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
 
     use super::*;
 
-    fn masks(rows: [&str; 2]) -> Vec<Vec<bool>> {
-        let mask = |row: &str| row.chars().map(|c| c == '#').collect();
-        rows.map(mask).to_vec()
+    /// A square of ten pixels a side with a whole of four in its corner, of which two are a part.
+    fn masks() -> Vec<Vec<bool>> {
+        let [mut whole, mut part] = [vec![false; 100], vec![false; 100]];
+        for pixel in [0, 1, 10, 11] {
+            whole[pixel] = true;
+            part[pixel] = pixel < 10;
+        }
+        vec![whole, part]
     }
 
     #[test]
     fn parts_are_neither_like_nor_unlike_their_whole() {
-        // A whole of four pixels, of which two are a part, and two pixels beside it.
         let mut queries = PixelQueries::new(2);
-        queries.draw(&masks(["####..", ".##..."]), &mut Rng::with_seed(1));
+        queries.draw(&masks(), &mut Rng::with_seed(1));
         assert_eq!(queries.pixels.len(), 2);
-        let rows: Vec<&[f32]> = queries.weights.chunks_exact(6).collect();
+        let rows: Vec<&[f32]> = queries.weights.chunks_exact(100).collect();
         for (pixel, row) in queries.pixels.iter().zip(rows) {
-            let expected = match pixel {
-                0 | 3 => [0.5, 0.0, 0.0, 0.5, -0.5, -0.5],
-                1 | 2 => [-0.25, 0.5, 0.5, -0.25, -0.25, -0.25],
+            match pixel {
+                10 | 11 => assert_eq!([row[0], row[1], row[10], row[11]], [0.0, 0.0, 0.5, 0.5]),
+                0 | 1 => {
+                    assert_eq!([row[0], row[1]], [0.5, 0.5]);
+                    assert!(row[10] < 0.0 && row[11] < 0.0);
+                }
                 _ => panic!("no object has pixel {pixel}"),
-            };
-            assert_eq!(row, expected);
+            }
         }
+    }
+
+    #[test]
+    fn half_of_what_is_unlike_is_near() {
+        let mut queries = PixelQueries::new(2);
+        queries.draw(&masks(), &mut Rng::with_seed(1));
+        let rows: Vec<&[f32]> = queries.weights.chunks_exact(100).collect();
+        for (pixel, row) in queries.pixels.iter().zip(rows) {
+            let sum = |rows: usize, columns: usize| -> f32 {
+                (0..100)
+                    .filter(|p| p / 10 < rows && p % 10 < columns)
+                    .map(|p| row[p].min(0.0))
+                    .sum()
+            };
+            // The whole is two pixels high, the part one.
+            let rows = if *pixel < 10 { 4 } else { 5 };
+            assert!((sum(10, 10) + 1.0).abs() < 1e-5, "{}", sum(10, 10));
+            assert!((sum(rows, 5) + 0.5).abs() < 1e-5, "{}", sum(rows, 5));
+        }
+        // A mask that is all around leaves nothing near or nothing far.
+        let mut frame = vec![true; 100];
+        frame[55] = false;
+        let mut queries = PixelQueries::new(1);
+        queries.draw(&[frame], &mut Rng::with_seed(1));
+        assert_eq!(queries.weights[55], -1.0);
     }
 
     #[test]
