@@ -62,7 +62,8 @@ impl TrainableSam {
 
     /// Weights to train from nothing: a function of the architecture and `seed` alone.
     pub fn fresh(architecture: &Architecture, seed: u64, device: &Device) -> Self {
-        let mut initial = |key: &str, shape: &[usize]| initial_values(key, shape, seed);
+        let mut initial =
+            |key: &str, shape: &[usize]| initial_values(key, shape, architecture, seed);
         let mut w = Weights::fresh(device, &mut initial);
         let networks = networks(&mut w, architecture);
         let keys = w.finish(architecture);
