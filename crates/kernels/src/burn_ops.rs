@@ -27,19 +27,17 @@ pub trait EncoderOps: Backend {
     fn neck(x: FloatTensor<Self>, kernel: Arc<Neck>, shape: [usize; 4]) -> FloatTensor<Self>;
 }
 
-fn tensor(values: Vec<f32>, shape: [usize; 4]) -> FlexTensor {
+/// A tensor of the CPU, row-major.
+pub(crate) fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
     assert_eq!(values.len(), shape.iter().product::<usize>());
-    FlexTensor::new(
-        Bytes::from_elems(values),
-        Layout::contiguous(shape.into()),
-        DType::F32,
-    )
+    let layout = Layout::contiguous(shape.to_vec().into());
+    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
 }
 
 impl EncoderOps for Flex {
     fn patch_embed(images: FlexTensor, kernel: Arc<PatchEmbed>, shape: [usize; 4]) -> FlexTensor {
         let images = images.to_contiguous();
-        tensor(kernel.forward(images.storage()), shape)
+        tensor(kernel.forward(images.storage()), &shape)
     }
 
     fn vit_block(x: FlexTensor, kernel: Arc<VitBlock>) -> FlexTensor {
@@ -51,7 +49,7 @@ impl EncoderOps for Flex {
 
     fn neck(x: FlexTensor, kernel: Arc<Neck>, shape: [usize; 4]) -> FlexTensor {
         let x = x.to_contiguous();
-        tensor(kernel.forward(x.storage()), shape)
+        tensor(kernel.forward(x.storage()), &shape)
     }
 }
 

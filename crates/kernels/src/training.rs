@@ -14,13 +14,14 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{Bytes, DType, Tensor};
+use burn::tensor::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::aligned::Shared;
+use crate::burn_ops::tensor;
 use crate::rows::{Focal, MASK_SUMS, NormGradient, RowKernels};
 use crate::{Level, Precision};
 use attention::{Positions, Rows, RowsMut};
@@ -110,10 +111,9 @@ fn kernels() -> &'static RowKernels {
     RowKernels::of(level())
 }
 
-fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
-    assert_eq!(values.len(), shape.iter().product::<usize>());
-    let layout = Layout::contiguous(shape.to_vec().into());
-    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
+/// With the shape of another.
+fn like(values: Vec<f32>, other: &FlexTensor) -> FlexTensor {
+    tensor(values, &other.layout().shape().to_vec())
 }
 
 fn shape<const D: usize>(x: &FlexTensor) -> [usize; D] {
@@ -130,13 +130,12 @@ fn floats(x: &FlexTensor) -> &[f32] {
 
 fn gelu(x: &FlexTensor) -> FlexTensor {
     let k = kernels();
-    let x = floats(x);
-    let mut y = x.to_vec();
+    let mut y = floats(x).to_vec();
     y.par_chunks_mut(BLOCK).for_each(|y| {
         // SAFETY: the table is of a level that the CPU has.
         unsafe { (k.gelu_plain)(y) }
     });
-    tensor(y, &[x.len()])
+    like(y, x)
 }
 
 fn gelu_gradient(x: &FlexTensor, g: &FlexTensor) -> FlexTensor {
@@ -159,17 +158,16 @@ fn norm(x: &FlexTensor, gamma: &FlexTensor, beta: &FlexTensor, epsilon: f32) -> 
     let k = kernels();
     let (gamma, beta) = (floats(gamma), floats(beta));
     let width = gamma.len();
-    let x = floats(x);
-    let mut y = vec![0.0; x.len()];
+    let mut y = vec![0.0; floats(x).len()];
     let block = rows_at_once(width) * width;
-    let blocks = y.par_chunks_mut(block).zip(x.par_chunks(block));
+    let blocks = y.par_chunks_mut(block).zip(floats(x).par_chunks(block));
     blocks.for_each(|(y, x)| {
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
             // SAFETY: the table is of a level that the CPU has.
             unsafe { (k.layer_norm)(y, x, gamma, beta, epsilon) }
         }
     });
-    tensor(y, &[x.len()])
+    like(y, x)
 }
 
 /// The gradients at `x`, `gamma` and `beta`.
@@ -183,10 +181,9 @@ fn norm_gradients(
     let g = g.to_contiguous();
     let gamma = floats(gamma);
     let width = gamma.len();
-    let x = floats(x);
-    let mut of_x = vec![0.0; x.len()];
+    let mut of_x = vec![0.0; floats(x).len()];
     let block = rows_at_once(width) * width;
-    let blocks = of_x.par_chunks_mut(block).zip(x.par_chunks(block));
+    let blocks = of_x.par_chunks_mut(block).zip(floats(x).par_chunks(block));
     let blocks = blocks.zip(floats(&g).par_chunks(block));
     let parts = blocks.map(|((of_x, x), g)| {
         let (mut of_gamma, mut of_beta) = (vec![0.0; width], vec![0.0; width]);
@@ -205,7 +202,7 @@ fn norm_gradients(
     });
     let (of_gamma, of_beta) = linear::added(parts.collect(), k);
     [
-        tensor(of_x, &[x.len()]),
+        like(of_x, x),
         tensor(of_gamma, &[width]),
         tensor(of_beta, &[width]),
     ]
@@ -224,15 +221,9 @@ fn linear_sizes(x: &FlexTensor, weight: &FlexTensor) -> linear::Sizes {
 fn linear(x: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> FlexTensor {
     let sizes = linear_sizes(x, weight);
     let y = linear::forward(floats(x), floats(weight), floats(bias), sizes, numbers());
-    tensor(y, &[sizes.rows * sizes.outputs])
-}
-
-/// The shape of a linear layer's output.
-fn linear_shape(x: &FlexTensor, weight: &FlexTensor) -> Vec<usize> {
-    let [_, outputs] = shape(weight);
     let mut shape: Vec<usize> = x.layout().shape().to_vec();
-    *shape.last_mut().expect("inputs") = outputs;
-    shape
+    *shape.last_mut().expect("inputs") = sizes.outputs;
+    tensor(y, &shape)
 }
 
 /// The parts of `qkv`, one after the other in every row.
@@ -320,7 +311,7 @@ fn self_attention_gradients(
         sizes,
         kernels(),
     );
-    (shaped(tensor_of(of_qkv), qkv), [down, across])
+    (like(of_qkv, qkv), [down, across])
 }
 
 fn whole_rows(x: &FlexTensor) -> Rows<'_> {
@@ -347,7 +338,7 @@ fn attention_sizes(q: &FlexTensor, k: &FlexTensor, heads: usize) -> attention::S
 fn attention([q, k, v]: [&FlexTensor; 3], heads: usize) -> [FlexTensor; 2] {
     let sizes = attention_sizes(q, k, heads);
     let (y, softmax) = attention::forward([q, k, v].map(whole_rows), None, sizes, kernels());
-    [tensor(y, &shape::<3>(q)), tensor_of(softmax)]
+    [like(y, q), tensor_of(softmax)]
 }
 
 /// The gradients at queries, keys and values.
@@ -379,11 +370,7 @@ fn attention_gradients(
         );
     }
     let [of_q, of_k, of_v] = values;
-    [
-        tensor(of_q, &shape::<3>(q)),
-        tensor(of_k, &shape::<3>(k)),
-        tensor(of_v, &shape::<3>(v)),
-    ]
+    [like(of_q, q), like(of_k, k), like(of_v, v)]
 }
 
 fn focal([alpha, gamma]: [f64; 2]) -> Focal {
@@ -417,14 +404,13 @@ fn mask_gradient(
 ) -> FlexTensor {
     let k = kernels();
     let focal = focal(losses);
-    let dims: [usize; 3] = shape(logits);
-    let [_, masks, pixels] = dims;
+    let [_, masks, pixels] = shape(logits);
     let g = g.to_contiguous();
-    let (logits, targets, g) = (floats(logits), floats(targets), floats(&g));
-    let mut gradient = vec![0.0; logits.len()];
+    let (targets, g) = (floats(targets), floats(&g));
+    let mut gradient = vec![0.0; floats(logits).len()];
     let rows = gradient.par_chunks_exact_mut(pixels).enumerate();
     rows.for_each(|(row, gradient)| {
-        let logits = &logits[row * pixels..][..pixels];
+        let logits = &floats(logits)[row * pixels..][..pixels];
         let target = &targets[row / masks * pixels..][..pixels];
         let g = &g[row * MASK_SUMS..][..3];
         // A mask that was not chosen has no part in the loss.
@@ -433,18 +419,12 @@ fn mask_gradient(
             unsafe { (k.mask_gradient)(gradient, logits, target, &focal, [g[0], g[1], g[2]]) }
         }
     });
-    tensor(gradient, &dims)
-}
-
-/// With the shape of `like`.
-fn shaped(x: FlexTensor, like: &FlexTensor) -> FlexTensor {
-    x.reshape(like.layout().shape().clone())
+    like(gradient, logits)
 }
 
 impl TrainingOps for Flex {
     fn training_gelu(x: FlexTensor) -> FlexTensor {
-        let x = x.to_contiguous();
-        shaped(gelu(&x), &x)
+        gelu(&x.to_contiguous())
     }
 
     fn training_norm(
@@ -453,17 +433,13 @@ impl TrainingOps for Flex {
         beta: FlexTensor,
         epsilon: f32,
     ) -> FlexTensor {
-        let x = x.to_contiguous();
-        shaped(
-            norm(&x, &gamma.to_contiguous(), &beta.to_contiguous(), epsilon),
-            &x,
-        )
+        let [x, gamma, beta] = [x, gamma, beta].map(|x| x.to_contiguous());
+        norm(&x, &gamma, &beta, epsilon)
     }
 
     fn training_linear(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
-        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let y = linear(&x, &weight, &bias.to_contiguous());
-        y.reshape(linear_shape(&x, &weight).into())
+        let [x, weight, bias] = [x, weight, bias].map(|x| x.to_contiguous());
+        linear(&x, &weight, &bias)
     }
 
     fn training_self_attention(
@@ -527,15 +503,11 @@ macro_rules! differentiable {
     };
 }
 
-differentiable!(Gelu, 1, FlexTensor, |x, g| [shaped(
-    gelu_gradient(&x, &g),
-    &x
-)]);
+differentiable!(Gelu, 1, FlexTensor, |x, g| [gelu_gradient(&x, &g)]);
 
 differentiable!(Norm, 3, ([FlexTensor; 2], f32), |kept, g| {
     let ([x, gamma], epsilon) = kept;
-    let [of_x, of_gamma, of_beta] = norm_gradients(&x, &gamma, &g, epsilon);
-    [shaped(of_x, &x), of_gamma, of_beta]
+    norm_gradients(&x, &gamma, &g, epsilon)
 });
 
 /// Unlike the others it leaves out what nobody wants: a product each.
@@ -557,11 +529,11 @@ impl Backward<Flex, 3> for Linear {
         let [of_x, of_weight, of_bias] = ops.parents;
         if let Some(node) = of_x {
             let values = linear::gradient_of_rows(floats(&g), floats(&weight), sizes, numbers());
-            grads.register::<Flex>(node.id, shaped(tensor_of(values), &x));
+            grads.register::<Flex>(node.id, like(values, &x));
         }
         if of_weight.is_some() || of_bias.is_some() {
             let (a, b) = linear::gradient_of_weights(floats(&x), floats(&g), sizes, numbers());
-            let gradients = [shaped(tensor_of(a), &weight), tensor_of(b)];
+            let gradients = [like(a, &weight), tensor_of(b)];
             register!([of_weight, of_bias], gradients, grads);
         }
     }
@@ -571,11 +543,7 @@ differentiable!(SelfAttention, 3, ([FlexTensor; 4], usize), |kept, g| {
     let ([qkv, down, across, softmax], heads) = kept;
     let tables = Some([&down, &across]);
     let (of_qkv, [a, b]) = self_attention_gradients([&qkv, &softmax], tables, &g, heads);
-    [
-        of_qkv,
-        shaped(tensor_of(a), &down),
-        shaped(tensor_of(b), &across),
-    ]
+    [of_qkv, like(a, &down), like(b, &across)]
 });
 
 differentiable!(PackedAttention, 1, ([FlexTensor; 2], usize), |kept, g| {
@@ -609,7 +577,7 @@ impl<C: CheckpointStrategy> TrainingOps for Autodiff<Flex, C> {
     fn training_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
         let x = x.to_contiguous();
-        tracked!(Gelu, C, [node], shaped(gelu(&x), &x), x)
+        tracked!(Gelu, C, [node], gelu(&x), x)
     }
 
     fn training_norm(
@@ -621,7 +589,7 @@ impl<C: CheckpointStrategy> TrainingOps for Autodiff<Flex, C> {
         let parts = [x, gamma, beta].map(|x| x.into_parts());
         let [(x, a), (gamma, b), (beta, c)] = parts;
         let [x, gamma, beta] = [x, gamma, beta].map(|x| x.to_contiguous());
-        let y = shaped(norm(&x, &gamma, &beta, epsilon), &x);
+        let y = norm(&x, &gamma, &beta, epsilon);
         tracked!(Norm, C, [a, b, c], y, ([x, gamma], epsilon))
     }
 
@@ -633,7 +601,7 @@ impl<C: CheckpointStrategy> TrainingOps for Autodiff<Flex, C> {
         let parts = [x, weight, bias].map(|x| x.into_parts());
         let [(x, a), (weight, b), (bias, c)] = parts;
         let [x, weight, bias] = [x, weight, bias].map(|x| x.to_contiguous());
-        let y = linear(&x, &weight, &bias).reshape(linear_shape(&x, &weight).into());
+        let y = linear(&x, &weight, &bias);
         tracked!(Linear, C, [a, b, c], y, [x, weight])
     }
 

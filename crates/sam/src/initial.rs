@@ -79,17 +79,14 @@ pub(crate) fn initial_values(
         ("mask_decoder.output_upscaling.3.weight", &[input, output, _, _]) if whole => {
             return quarters([input, output], side / 2, true);
         }
-        ("image_encoder.neck.0.weight", &[output, input, 1, 1]) => {
-            return identity(output, input, random.normal(count, DEVIATION));
+        ("image_encoder.neck.0.weight", &[output, input, height, width]) => {
+            let noise = random.normal(count, DEVIATION);
+            return identity([output, input, height, width], noise);
         }
         ("image_encoder.neck.2.weight", &[output, input, height, width]) => {
             let fan_in = (input * height * width) as f32;
-            let mut values = random.uniform(count, 0.5 / fan_in.sqrt());
-            let centre = height / 2 * width + width / 2;
-            for i in 0..output.min(input) {
-                values[(i * input + i) * height * width + centre] += 1.0;
-            }
-            return values;
+            let noise = random.uniform(count, 0.5 / fan_in.sqrt());
+            return identity([output, input, height, width], noise);
         }
         _ => {}
     }
@@ -123,10 +120,11 @@ pub(crate) fn initial_values(
     }
 }
 
-/// Adds the identity to a matrix `[output, input]`, as far as it goes.
-fn identity(output: usize, input: usize, mut values: Vec<f32>) -> Vec<f32> {
+/// Adds the identity to the centre of a convolution's kernel, as far as it goes.
+fn identity([output, input, height, width]: [usize; 4], mut values: Vec<f32>) -> Vec<f32> {
+    let centre = height / 2 * width + width / 2;
     for i in 0..output.min(input) {
-        values[i * input + i] += 1.0;
+        values[(i * input + i) * height * width + centre] += 1.0;
     }
     values
 }
@@ -134,23 +132,12 @@ fn identity(output: usize, input: usize, mut values: Vec<f32>) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trainable::tests::small;
 
     fn architecture() -> Architecture {
         Architecture {
-            image_size: 64,
-            patch_size: 8,
             encoder_dim: 64,
-            encoder_heads: 4,
-            encoder_mlp_dim: 96,
-            windows: vec![Some(3), None],
-            embed_dim: 48,
-            mask_in_channels: 8,
-            decoder_depth: 2,
-            decoder_mlp_dim: 40,
-            cross_attention_dim: 16,
-            mask_tokens: 4,
-            iou_head_depth: 3,
-            iou_head_dim: 24,
+            ..small()
         }
     }
 

@@ -203,14 +203,14 @@ fn networks(w: &mut Weights<'_>, architecture: &Architecture) -> TrainableNetwor
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use maskmill_kernels::Precision;
     use maskmill_masks::ImageSize;
 
     use super::*;
     use crate::{ModelInput, PointLabel, Sam};
 
-    fn small() -> Architecture {
+    pub(crate) fn small() -> Architecture {
         Architecture {
             image_size: 64,
             patch_size: 8,
