@@ -177,7 +177,7 @@ pub(crate) const LABEL: TableKeys = TableKeys {
 
 const TRAINING: &[SectionKeys] = &[
     ("", &["name", "task", "seed", "data"]),
-    ("model", &["checkpoint"]),
+    ("model", &["checkpoint", "image_size"]),
     (
         "architecture",
         &[

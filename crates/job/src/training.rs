@@ -66,6 +66,9 @@ pub enum StartingWeights {
     Checkpoint {
         /// A local `.pth` or `.safetensors` with the official key names.
         checkpoint: String,
+        /// The side of the square input, in pixels, where it is not to be the checkpoint's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image_size: Option<u32>,
     },
     /// Fresh ones, drawn by `seed`: training from scratch.
     #[serde(rename = "architecture")]

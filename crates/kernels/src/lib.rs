@@ -28,6 +28,7 @@
 //! threads share by parts. Each engine's functions ask of their caller that the CPU has the level; [`Level::best`] is
 //! consulted wherever weights are packed, which is the only way to an engine.
 
+mod adamw;
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -52,6 +53,7 @@ mod training;
 mod upscaling;
 mod vit;
 
+pub use adamw::{AdamwState, AdamwStep, OptimiserOps, adamw};
 pub use burn_ops::{EncoderOps, neck, patch_embed, vit_block};
 pub use decoder::{
     AttentionWeights, DecodedPrompt, Decoder, DecoderImage, DecoderWeights, TwoWayWeights, Wanted,

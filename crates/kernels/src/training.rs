@@ -8,7 +8,7 @@ mod attention;
 mod linear;
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -78,21 +78,21 @@ pub trait TrainingOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// Whether products take factors of 16 significant bits.
-static HIGH: AtomicBool = AtomicBool::new(false);
+/// The [`Precision`] of linear layers, as a number.
+static PRECISION: AtomicU8 = AtomicU8::new(Precision::F32 as u8);
 
-/// In which numbers linear layers are trained, by this process from now on; f32 until it is set, and
-/// [`Precision::Bf16`] is as [`Precision::High`]: gradients are sums of what nearly cancels. PyTorch's
+/// In which numbers linear layers are trained, by this process from now on; f32 until it is set. PyTorch's
 /// `set_float32_matmul_precision` is of the process as well.
 pub fn set_training_precision(precision: Precision) {
-    HIGH.store(precision != Precision::F32, Ordering::Relaxed);
+    PRECISION.store(precision as u8, Ordering::Relaxed);
 }
 
 fn precision() -> Precision {
-    match HIGH.load(Ordering::Relaxed) {
-        true => Precision::High,
-        false => Precision::F32,
-    }
+    let number = PRECISION.load(Ordering::Relaxed);
+    [Precision::High, Precision::Bf16]
+        .into_iter()
+        .find(|&precision| precision as u8 == number)
+        .unwrap_or_default()
 }
 
 /// The level of this process.

@@ -17,6 +17,8 @@ fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 
 /// Of the largest number: products have factors of 16 significant bits.
 const PRODUCTS: f32 = 5e-5;
+/// Factors of 8.
+const ROUNDED: f32 = 1e-2;
 const EXACT: f32 = 1e-5;
 
 fn close(name: &str, found: &[f32], wanted: &[f32], tolerance: f32) {
@@ -128,6 +130,7 @@ fn linear() {
     for (precision, tolerance) in [
         (Precision::F32, EXACT),
         (Precision::High, PRODUCTS),
+        (Precision::Bf16, ROUNDED),
         (Precision::F32, EXACT),
     ] {
         set_training_precision(precision);

@@ -39,6 +39,7 @@ mod model;
 mod predictor;
 mod prompt_encoder;
 mod prompted;
+mod resized;
 mod selector;
 mod trainable;
 mod transformer;

@@ -16,6 +16,7 @@ use crate::initial::initial_values;
 use crate::mask_decoder::MaskDecoder;
 use crate::model::normalise;
 use crate::prompt_encoder::{PromptEncoder, PromptPoints};
+use crate::resized::resize;
 
 /// The three networks, whose parameters are those that training changes.
 #[derive(Module, Debug)]
@@ -47,14 +48,31 @@ pub struct PromptMasks {
 }
 
 impl TrainableSam {
-    /// Loads a checkpoint as [`Sam::load`](crate::Sam::load) does. For gradients, `device` is one with autodiff.
+    /// Loads a checkpoint as [`Sam::load`](crate::Sam::load) does; with `image_size`, for inputs of that side, in pixels,
+    /// in place of its own. For gradients, `device` is one with autodiff.
     ///
     /// # Errors
     /// See [`CheckpointError`].
-    pub fn load(path: &Path, device: &Device) -> Result<Self, CheckpointError> {
+    pub fn load(
+        path: &Path,
+        image_size: Option<usize>,
+        device: &Device,
+    ) -> Result<Self, CheckpointError> {
         let checkpoint = Checkpoint::open(path)?;
-        let architecture = Architecture::of(&checkpoint)?;
+        let own = Architecture::of(&checkpoint)?;
         let mut w = Weights::new(&checkpoint, device);
+        let mut architecture = own.clone();
+        if let Some(image_size) = image_size.filter(|&size| size != own.image_size) {
+            if image_size == 0 || !image_size.is_multiple_of(own.patch_size) {
+                return Err(CheckpointError::ImageSize {
+                    path: path.to_owned(),
+                    image_size,
+                    patch_size: own.patch_size,
+                });
+            }
+            architecture = own.at(image_size);
+            resize(&mut w, &own, &architecture);
+        }
         let networks = networks(&mut w, &architecture);
         let keys = w.finish(&architecture)?;
         Ok(Self::of(architecture, networks, keys, device))
@@ -240,7 +258,7 @@ pub(crate) mod tests {
             Architecture::of(&Checkpoint::open(&path).unwrap()).unwrap(),
             small()
         );
-        let again = TrainableSam::load(&path, &device).unwrap();
+        let again = TrainableSam::load(&path, None, &device).unwrap();
         let key_values = |model: &TrainableSam| -> Vec<(String, Vec<f32>)> {
             let values = model.values();
             let placements = model.keys().placements().iter();
@@ -291,7 +309,7 @@ pub(crate) mod tests {
             "tests/reference/fixtures/sam-seeded-stretched.safetensors",
         ] {
             let original = Checkpoint::open(&root.join(name)).unwrap();
-            let model = TrainableSam::load(original.path(), &Device::flex()).unwrap();
+            let model = TrainableSam::load(original.path(), None, &Device::flex()).unwrap();
             model.save(&copy, StoredAs::F32, BTreeMap::new()).unwrap();
             let saved = Checkpoint::open(&copy).unwrap();
             let shapes = |checkpoint: &Checkpoint| -> BTreeMap<String, Vec<usize>> {
@@ -306,6 +324,52 @@ pub(crate) mod tests {
                 assert!(values(&saved) == values(&original), "{name}: {key}");
             }
         }
+    }
+
+    /// At twice the size, an image twice as large is seen as before: the same positions, to the stretching between them.
+    #[test]
+    fn a_checkpoint_is_loaded_at_another_size() {
+        let device = Device::flex();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        // All global: their tables alone tell that they have no windows.
+        let plain = Architecture {
+            windows: vec![None, None],
+            ..small()
+        };
+        for architecture in [small(), plain] {
+            let model = TrainableSam::fresh(&architecture, 3, &device);
+            let (path, wide) = (at("small.safetensors"), at("wide.safetensors"));
+            model.save(&path, StoredAs::F32, BTreeMap::new()).unwrap();
+            let resized = TrainableSam::load(&path, Some(128), &device).unwrap();
+            resized.save(&wide, StoredAs::F32, BTreeMap::new()).unwrap();
+            let found = Architecture::of(&Checkpoint::open(&wide).unwrap()).unwrap();
+            assert_eq!(found, architecture.at(128));
+            let own = TrainableSam::load(&path, Some(64), &device).unwrap();
+            assert_eq!(own.architecture(), &architecture);
+
+            let read = |path: &Path, key: &str| {
+                let checkpoint = Checkpoint::open(path).unwrap();
+                checkpoint.read(key).unwrap().unwrap().unwrap()
+            };
+            let key = "image_encoder.pos_embed";
+            let (before, after) = (read(&path, key), read(&wide, key));
+            // In a corner, and between two places.
+            let dim = architecture.encoder_dim;
+            assert_eq!(before[..dim], after[..dim]);
+            let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
+            for i in 0..dim {
+                let between = 0.75 * before[i] + 0.25 * before[dim + i];
+                assert!(close(after[dim + i], between));
+            }
+        }
+        let Err(refused) = TrainableSam::load(&at("small.safetensors"), Some(100), &device) else {
+            panic!("100 is no multiple of 8");
+        };
+        let message = refused.to_string();
+        assert!(message.ends_with(
+            "cannot take images of 100 pixels: its patches are 8 pixels wide; use a multiple"
+        ));
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub use evaluate::{
 };
 pub use losses::{RoundLoss, RoundTargets, round_loss};
 pub use model::Learner;
-pub use optimiser::{Layout, Optimiser, OptimiserState};
+pub use optimiser::{Layout, Optimiser, OptimiserState, StepAt};
 pub use record::{record_of, record_of_grounder};
 pub use run::{Observer, Outcome, Place, files};
 pub use segmenter::{StepReport, architecture, train};

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use maskmill_job::OptimiserSettings;
+use maskmill_kernels::{AdamwStep, adamw};
 
 use crate::model::Learner;
 
@@ -40,6 +41,61 @@ pub struct OptimiserState {
     pub first_moment: Tensor<1>,
     /// Running mean of their squares.
     pub second_moment: Tensor<1>,
+}
+
+impl OptimiserState {
+    /// The state after a step of AdamW, of Burn's operations.
+    fn after(
+        self,
+        gradient: Tensor<1>,
+        scale: Tensor<1>,
+        decay: Tensor<1>,
+        step: AdamwStep,
+    ) -> Self {
+        let [beta_1, beta_2] = step.betas;
+        let [first_correction, second_correction] = step.corrections();
+        let gradient = gradient.mul_scalar(step.gradient_scale);
+        let first =
+            self.first_moment.mul_scalar(beta_1) + gradient.clone().mul_scalar(1.0 - beta_1);
+        let second =
+            self.second_moment.mul_scalar(beta_2) + gradient.square().mul_scalar(1.0 - beta_2);
+        let spread = second.clone().sqrt().div_scalar(second_correction) + step.epsilon;
+        let towards = first.clone().div(spread) * scale;
+        let kept = decay.mul_scalar(-step.rate) + 1.0;
+        Self {
+            weights: self.weights * kept - towards.mul_scalar(step.rate / first_correction),
+            first_moment: first,
+            second_moment: second,
+        }
+    }
+
+    /// The same on the CPU, in one sweep.
+    fn after_in_place(
+        self,
+        gradient: Tensor<1>,
+        scale: Tensor<1>,
+        decay: Tensor<1>,
+        step: AdamwStep,
+    ) -> Self {
+        let state = (self.weights, self.first_moment, self.second_moment);
+        let (weights, first_moment, second_moment) = adamw(state, gradient, scale, decay, step);
+        Self {
+            weights,
+            first_moment,
+            second_moment,
+        }
+    }
+}
+
+/// Which step of the optimiser it is.
+#[derive(Clone, Copy, Debug)]
+pub struct StepAt {
+    /// Counted from 1.
+    pub step: u32,
+    /// The learning rate.
+    pub rate: f64,
+    /// What the gradient is multiplied by before all else.
+    pub gradient_scale: f64,
 }
 
 /// AdamW (Loshchilov and Hutter, 2019) as `torch.optim.AdamW` computes it, with layer-wise decay of the learning rate.
@@ -131,25 +187,29 @@ impl Optimiser {
         Tensor::cat(parts, 0)
     }
 
-    /// One step: changes the parameters of `model`. `step` counts from 1; `gradient` is the row that it follows.
-    pub fn step(&mut self, model: &mut impl Learner, gradient: Tensor<1>, step: u32, rate: f64) {
-        let [beta_1, beta_2] = self.betas;
-        let steps = f64::from(step);
-        let OptimiserState {
-            weights,
-            first_moment,
-            second_moment,
-        } = self.state.clone();
-        let first = first_moment.mul_scalar(beta_1) + gradient.clone().mul_scalar(1.0 - beta_1);
-        let second = second_moment.mul_scalar(beta_2) + gradient.square().mul_scalar(1.0 - beta_2);
-        let corrected = (1.0 - beta_2.powf(steps)).sqrt();
-        let spread = second.clone().sqrt().div_scalar(corrected) + EPSILON;
-        let towards = first.clone().div(spread) * self.scale.clone();
-        let kept = self.decay.clone().mul_scalar(-rate) + 1.0;
-        self.state = OptimiserState {
-            weights: weights * kept - towards.mul_scalar(rate / (1.0 - beta_1.powf(steps))),
-            first_moment: first,
-            second_moment: second,
+    /// One step: changes the parameters of `model`. The gradient is the row that it follows.
+    pub fn step(&mut self, model: &mut impl Learner, gradient: Tensor<1>, at: StepAt) {
+        let nothing = Tensor::empty([0], &self.state.weights.device());
+        // Moved, so that it is changed in place.
+        let state = std::mem::replace(
+            &mut self.state,
+            OptimiserState {
+                weights: nothing.clone(),
+                first_moment: nothing.clone(),
+                second_moment: nothing,
+            },
+        );
+        let step = AdamwStep {
+            betas: self.betas,
+            epsilon: EPSILON,
+            rate: at.rate,
+            step: at.step,
+            gradient_scale: at.gradient_scale,
+        };
+        let (scale, decay) = (self.scale.clone(), self.decay.clone());
+        self.state = match gradient.device() == Device::flex() {
+            true => state.after_in_place(gradient, scale, decay, step),
+            false => state.after(gradient, scale, decay, step),
         };
         self.assign(model);
     }
@@ -296,5 +356,51 @@ impl ModuleMapper for Assign<'_> {
                 part.reshape(old.dims()).autodiff().require_grad()
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel of the CPU against Burn's operations, over steps with gaps, parameters without decay and a gradient of
+    /// zero.
+    #[test]
+    fn in_place_is_as_with_operations() {
+        let device = Device::flex();
+        let numbers = |seed: u32, scale: f32| -> Tensor<1> {
+            let value = |i: u32| ((i * 7919 + seed * 104_729) % 1009) as f32 / 1009.0 - 0.5;
+            row((0..70_000).map(|i| value(i) * scale).collect(), &device)
+        };
+        let scale = numbers(1, 1.0).abs();
+        let decay = numbers(2, 1.0).clamp_min(0.0);
+        let start = || OptimiserState {
+            weights: numbers(3, 4.0),
+            first_moment: Tensor::zeros([70_000], &device),
+            second_moment: Tensor::zeros([70_000], &device),
+        };
+        let (mut plain, mut swept) = (start(), start());
+        for step in 1..=5 {
+            let gradient = numbers(10 + step, 3.0).clamp_min(0.0);
+            let at = AdamwStep {
+                betas: [0.9, 0.98],
+                epsilon: EPSILON,
+                rate: 0.01,
+                step,
+                gradient_scale: 0.25,
+            };
+            plain = plain.after(gradient.clone(), scale.clone(), decay.clone(), at);
+            swept = swept.after_in_place(gradient, scale.clone(), decay.clone(), at);
+            for (a, b) in [
+                (&plain.weights, &swept.weights),
+                (&plain.first_moment, &swept.first_moment),
+                (&plain.second_moment, &swept.second_moment),
+            ] {
+                let apart = (a.clone() - b.clone()).abs().max().into_scalar::<f32>();
+                assert!(apart < 1e-6, "{apart} at step {step}");
+            }
+        }
+        let moved = (swept.weights - numbers(3, 4.0)).abs().max();
+        assert!(moved.into_scalar::<f32>() > 0.01);
     }
 }

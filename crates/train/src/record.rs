@@ -23,7 +23,7 @@ pub fn record_of(
     tool_version: &str,
 ) -> Result<TrainingRecord, TrainError> {
     let mut named: Vec<(String, &str)> = Vec::new();
-    if let StartingWeights::Checkpoint { checkpoint } = &pipeline.start {
+    if let StartingWeights::Checkpoint { checkpoint, .. } = &pipeline.start {
         named.push(("model.checkpoint".to_owned(), checkpoint));
     }
     let held_out = pipeline.validation.as_ref().map(|settings| &settings.data);

@@ -30,7 +30,7 @@ use crate::data::batches;
 use crate::error::TrainError;
 use crate::evaluate::Report;
 use crate::model::Learner;
-use crate::optimiser::Optimiser;
+use crate::optimiser::{Optimiser, StepAt};
 use crate::segmenter::StepReport;
 use crate::state::{self, Position};
 
@@ -267,7 +267,8 @@ impl<const LOSSES: usize, T: Task<LOSSES>> Run<'_, LOSSES, T> {
     ) -> Result<bool, TrainError> {
         set_training_precision(match self.settings.precision {
             job::Precision::F32 => Precision::F32,
-            job::Precision::High | job::Precision::Bf16 => Precision::High,
+            job::Precision::High => Precision::High,
+            job::Precision::Bf16 => Precision::Bf16,
         });
         let steps = self.settings.steps;
         let at_most = self
@@ -347,10 +348,9 @@ impl<const LOSSES: usize, T: Task<LOSSES>> Run<'_, LOSSES, T> {
         let sums = gathered
             .into_iter()
             .reduce(|[row, parts], [more_row, more_parts]| [row + more_row, parts + more_parts]);
-        let [row, parts] = sums
-            .expect("at least one batch")
-            .map(|sum| sum.mul_scalar(scale));
-        let norm = row.clone().square().sum().sqrt();
+        let [row, parts] = sums.expect("at least one batch");
+        let parts = parts.mul_scalar(scale);
+        let norm = row.clone().square().sum().sqrt().mul_scalar(scale);
         let read = to_host(Tensor::cat(vec![parts, norm], 0));
         let step = self.position.step + 1;
         let finite = |what, value: f32| match value.is_finite() {
@@ -366,13 +366,17 @@ impl<const LOSSES: usize, T: Task<LOSSES>> Run<'_, LOSSES, T> {
         finite("the loss", read[0])?;
         finite("the norm of the gradients", read[LOSSES])?;
         let norm = f64::from(read[LOSSES]);
-        let row = match settings.clip_norm > 0.0 && norm > settings.clip_norm {
+        let clip = match settings.clip_norm > 0.0 && norm > settings.clip_norm {
             // As `clip_grad_norm_` has it.
-            true => row.mul_scalar(settings.clip_norm / (norm + 1e-6)),
-            false => row,
+            true => settings.clip_norm / (norm + 1e-6),
+            false => 1.0,
         };
-        let rate = settings.learning_rate_at(self.position.step);
-        self.optimiser.step(&mut self.model, row, step, rate);
+        let at = StepAt {
+            step,
+            rate: settings.learning_rate_at(self.position.step),
+            gradient_scale: scale * clip,
+        };
+        self.optimiser.step(&mut self.model, row, at);
         self.position.step = step;
         self.position.images += means.images;
         means.losses = std::array::from_fn(|i| f64::from(read[i]));

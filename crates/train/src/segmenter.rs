@@ -76,8 +76,12 @@ pub fn train(
     run::claim(record, place.directory)?;
     let device = place.device.clone().autodiff();
     let sam = match &pipeline.start {
-        StartingWeights::Checkpoint { checkpoint } => {
-            TrainableSam::load(Path::new(checkpoint), &device)?
+        StartingWeights::Checkpoint {
+            checkpoint,
+            image_size,
+        } => {
+            let image_size = image_size.map(|size| size as usize);
+            TrainableSam::load(Path::new(checkpoint), image_size, &device)?
         }
         StartingWeights::Fresh(settings) => {
             TrainableSam::fresh(&architecture(settings), pipeline.seed, &device)
@@ -222,7 +226,7 @@ impl FrozenEncoder {
         if pipeline.optimiser.encoder != EncoderTraining::Frozen {
             return Ok(None);
         }
-        let StartingWeights::Checkpoint { checkpoint } = &pipeline.start else {
+        let StartingWeights::Checkpoint { checkpoint, .. } = &pipeline.start else {
             return Err(TrainError::Settings(
                 "optimiser.encoder = \"frozen\" needs model.checkpoint: a fresh encoder that does not learn sees nothing"
                     .to_owned(),

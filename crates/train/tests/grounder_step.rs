@@ -12,7 +12,7 @@ use maskmill_job::{
 };
 use maskmill_pixels::RgbImage;
 use maskmill_train::grounder::{ImageTruth, Questions, losses, matches};
-use maskmill_train::{Learner, Optimiser};
+use maskmill_train::{Learner, Optimiser, StepAt};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -200,7 +200,12 @@ fn a_step_of_a_grounder_equals_pytorchs() {
     }
 
     let row = row.mul_scalar(s.clip_norm / (norm + 1e-6));
-    optimiser.step(&mut owl, row, 1, s.learning_rate);
+    let at = StepAt {
+        step: 1,
+        rate: s.learning_rate,
+        gradient_scale: 1.0,
+    };
+    optimiser.step(&mut owl, row, at);
     let values = Learner::values(&owl);
     let read = |name: String| tensors.tensor(&name).unwrap().data().to_vec();
     let mut compared = 0;

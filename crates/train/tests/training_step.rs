@@ -12,7 +12,7 @@ use maskmill_job::{
 use maskmill_masks::{Bitmap, ImageSize};
 use maskmill_pixels::RgbImage;
 use maskmill_sam::{ModelInput, PointLabel, TrainableSam};
-use maskmill_train::{Batch, First, GivenPrompt, Optimiser};
+use maskmill_train::{Batch, First, GivenPrompt, Optimiser, StepAt};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -111,7 +111,7 @@ fn a_step_equals_pytorchs() {
     };
 
     let device = Device::flex().autodiff();
-    let mut sam = TrainableSam::load(&root().join(&fixture.checkpoint), &device).unwrap();
+    let mut sam = TrainableSam::load(&root().join(&fixture.checkpoint), None, &device).unwrap();
     let s = &fixture.settings;
     let settings = OptimiserSettings {
         name: OptimiserName::Adamw,
@@ -213,8 +213,12 @@ fn a_step_equals_pytorchs() {
     }
     assert!(compared > 60, "{compared} gradients compared");
 
-    let row = row.mul_scalar(s.clip_norm / (norm + 1e-6));
-    optimiser.step(&mut sam, row, 1, settings.learning_rate_at(0));
+    let at = StepAt {
+        step: 1,
+        rate: settings.learning_rate_at(0),
+        gradient_scale: s.clip_norm / (norm + 1e-6),
+    };
+    optimiser.step(&mut sam, row, at);
     let values = sam.values();
     let mut compared = 0;
     for placement in &placements {

@@ -57,6 +57,18 @@ pub enum CheckpointError {
         /// Every missing, unexpected and mis-shaped key.
         problems: Vec<KeyProblem>,
     },
+    /// It is the right model, but cannot take images of a size that was asked for.
+    #[error(
+        "checkpoint {path}: cannot take images of {image_size} pixels: its patches are {patch_size} pixels wide; use a multiple"
+    )]
+    ImageSize {
+        /// The file.
+        path: PathBuf,
+        /// The side asked for, in pixels.
+        image_size: usize,
+        /// The side of a patch, in pixels.
+        patch_size: usize,
+    },
 }
 
 /// One tensor that does not fit.

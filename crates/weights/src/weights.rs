@@ -4,7 +4,7 @@
 //! mis-shaped is noted and stood in for by zeros, so that one pass finds every problem; [`Weights::finish`]
 //! then refuses the model as a whole, with the keys nobody asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use burn::module::Param;
@@ -25,6 +25,8 @@ enum Source<'a> {
 pub struct Weights<'a> {
     source: Source<'a>,
     device: &'a Device,
+    /// Shapes and values in place of the file's.
+    changed: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
     taken: BTreeSet<String>,
     problems: Vec<KeyProblem>,
     failed: Option<CheckpointError>,
@@ -49,6 +51,7 @@ impl<'a> Weights<'a> {
         Self {
             source,
             device,
+            changed: BTreeMap::new(),
             taken: BTreeSet::new(),
             problems: Vec::new(),
             failed: None,
@@ -61,8 +64,30 @@ impl<'a> Weights<'a> {
         &self.keys
     }
 
-    /// The shape the file gives for `key`, of rank 1 or more.
+    /// From now on the tensor of `key`, which the file has in the shape `found`, is what `change` makes of its values,
+    /// row-major, in the shape `wanted`.
+    pub fn change<const D: usize>(
+        &mut self,
+        key: &str,
+        found: [usize; D],
+        wanted: [usize; D],
+        change: impl FnOnce(Vec<f32>) -> Vec<f32>,
+    ) {
+        let values = change(self.read(key, found));
+        assert_eq!(
+            values.len(),
+            wanted.iter().product::<usize>(),
+            "values of {key}"
+        );
+        self.changed
+            .insert(key.to_owned(), (wanted.to_vec(), values));
+    }
+
+    /// The shape the file gives for `key`, of rank 1 or more, or that which it was changed to.
     pub fn checkpoint_shape(&self, key: &str) -> Option<&[usize]> {
+        if let Some((shape, _)) = self.changed.get(key) {
+            return Some(shape);
+        }
         match &self.source {
             Source::Checkpoint(checkpoint) => {
                 checkpoint.shape(key).filter(|shape| !shape.is_empty())
@@ -75,6 +100,14 @@ impl<'a> Weights<'a> {
     pub fn values<const D: usize>(&mut self, key: &str, expected: [usize; D]) -> Vec<f32> {
         self.taken.insert(key.to_owned());
         self.keys.constant(key, &expected);
+        match self.changed.get(key) {
+            Some((shape, values)) if *shape == expected => values.clone(),
+            _ => self.read(key, expected),
+        }
+    }
+
+    /// The values in the source.
+    fn read<const D: usize>(&mut self, key: &str, expected: [usize; D]) -> Vec<f32> {
         let zeros = || vec![0.0; expected.iter().product()];
         let checkpoint = match &mut self.source {
             Source::Checkpoint(checkpoint) => *checkpoint,

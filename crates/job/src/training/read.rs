@@ -86,6 +86,10 @@ fn read_start(document: &mut Document, problems: &mut Problems) -> StartingWeigh
         .map(|n| n.origin.clone());
     let mut model = Section::take(document, KIND, "model", problems);
     let checkpoint = model.location("checkpoint", location::LOCAL);
+    let image_size_at = model.origin_of("image_size");
+    let image_size = image_size_at
+        .is_some()
+        .then(|| model.integer_u32("image_size", 1024, 32..=4096));
     match (&checkpoint_at, &fresh_at) {
         (None, None) => model.note(
             None,
@@ -101,6 +105,10 @@ fn read_start(document: &mut Document, problems: &mut Problems) -> StartingWeigh
         ),
         _ => {}
     }
+    if let (Some(_), Some(at)) = (&fresh_at, image_size_at) {
+        let what = " is of a checkpoint: with [architecture] it is architecture.image_size";
+        model.note(Some(at), "image_size", what);
+    }
     model.finish();
     match fresh_at {
         Some(_) => StartingWeights::Fresh(architecture::read(Section::take(
@@ -111,6 +119,7 @@ fn read_start(document: &mut Document, problems: &mut Problems) -> StartingWeigh
         ))),
         None => StartingWeights::Checkpoint {
             checkpoint: checkpoint.unwrap_or_default(),
+            image_size,
         },
     }
 }
@@ -118,8 +127,16 @@ fn read_start(document: &mut Document, problems: &mut Problems) -> StartingWeigh
 /// What is wrong with the part of the encoder that is trained. Of a checkpoint it is not known here
 /// how many blocks it has.
 fn encoder_problem(start: &StartingWeights, encoder: EncoderTraining) -> Option<String> {
-    let StartingWeights::Fresh(architecture) = start else {
-        return None;
+    let architecture = match start {
+        StartingWeights::Fresh(architecture) => architecture,
+        StartingWeights::Checkpoint { image_size, .. } => {
+            let frozen = encoder == EncoderTraining::Frozen && image_size.is_some();
+            return frozen.then(|| {
+                " = \"frozen\" with model.image_size: an encoder for another size has to learn; \
+                 \"last:N\" trains its last blocks"
+                    .to_owned()
+            });
+        }
     };
     match encoder {
         EncoderTraining::Trained => None,
@@ -263,9 +280,7 @@ pub(super) fn read_optimiser(mut section: Section<'_>) -> OptimiserSettings {
         let what = format!(" = {warmup_steps} must be below steps = {steps}");
         section.note(warmup_origin, "warmup_steps", &what);
     }
-    // Not bf16: gradients are sums of what nearly cancels.
-    let [full, high, _] = PRECISIONS;
-    let precision = section.one_of("precision", &[full, high]);
+    let precision = section.one_of("precision", &PRECISIONS);
     let optimiser = OptimiserSettings {
         precision: precision.unwrap_or_default(),
         name: name.unwrap_or(OptimiserName::Adamw),

@@ -174,9 +174,45 @@ fn an_empty_file_says_what_it_needs() {
 #[test]
 fn a_model_begins_with_a_checkpoint_or_with_fresh_weights() {
     let with = |model: &str| read(&TRAINING.replace("[architecture]\n", model));
-    let checkpoint = "sam.safetensors".to_string();
-    let pipeline = with("[model]\ncheckpoint = \"sam.safetensors\"\n").unwrap();
-    assert_eq!(pipeline.start, StartingWeights::Checkpoint { checkpoint });
+    let start = |lines: &str| {
+        with(&format!(
+            "[model]\ncheckpoint = \"sam.safetensors\"\n{lines}"
+        ))
+    };
+    let checkpoint = |image_size| StartingWeights::Checkpoint {
+        checkpoint: "sam.safetensors".to_owned(),
+        image_size,
+    };
+    assert_eq!(start("").unwrap().start, checkpoint(None));
+    let wide = start("image_size = 512\n").unwrap();
+    assert_eq!(wide.start, checkpoint(Some(512)));
+    assert_ne!(print(&wide), print(&start("").unwrap()));
+    assert_eq!(
+        messages(start("image_size = 8\n")),
+        ["nano.toml:5: model.image_size = 8 is outside [32, 4096]"]
+    );
+    let text = TRAINING.replace(
+        "[architecture]\n",
+        "[model]\ncheckpoint = \"sam.safetensors\"\nimage_size = 512\n",
+    );
+    let name = "nano.toml";
+    let frozen = ["optimiser.encoder=frozen".to_owned()];
+    let file = TextFile { name, text: &text };
+    assert_eq!(
+        messages(load_training_pipeline(file, &frozen)),
+        [
+            "--set optimiser.encoder=frozen: optimiser.encoder = \"frozen\" with \
+             model.image_size: an encoder for another size has to learn; \"last:N\" trains its \
+             last blocks"
+        ]
+    );
+    assert_eq!(
+        messages(with("[model]\nimage_size = 512\n[architecture]\n")),
+        [
+            "nano.toml:4: model.image_size is of a checkpoint: with [architecture] it is \
+             architecture.image_size"
+        ]
+    );
     let both = with("[model]\ncheckpoint = \"sam.safetensors\"\n[architecture]\n");
     assert_eq!(
         messages(both),
@@ -347,7 +383,7 @@ fn every_key_of_the_training_file_changes_the_fingerprint() {
                 // There is one.
                 ("optimiser", "name") | ("", "task") => continue,
                 // In place of [architecture], and of a fresh encoder: the tests above.
-                ("model", "checkpoint") | ("optimiser", "encoder") => continue,
+                ("model", _) | ("optimiser", "encoder") => continue,
                 (_, "name") => "another",
                 ("", "data") => "[{kind=\"scenes\",seed=1,count=9}]",
                 (_, "data") => "[{kind=\"scenes\",seed=3}]",
