@@ -174,13 +174,10 @@ impl TrainableOwl {
         stored_as: StoredAs,
         metadata: BTreeMap<String, String>,
     ) -> Result<(), SaveError> {
-        let values = self.values();
-        self.keys.save(path, stored_as, metadata, |placement| {
-            match placement.parameter {
-                Some(id) => placement.in_file_order(values[&id].clone()),
-                None => self.constants[&placement.key].clone(),
-            }
-        })
+        self.keys
+            .save_module(path, stored_as, metadata, &self.networks, |placement| {
+                self.constants[&placement.key].clone()
+            })
     }
 }
 

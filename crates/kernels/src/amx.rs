@@ -97,215 +97,185 @@ impl Drop for Tiles {
     }
 }
 
-/// `c` `[32, 32]` (+)= `a` `[32, 32 depth]` x `b` `[32 depth, 32]`, one term. At each depth [`NEXT_1`] bytes from `n0` and from
-/// `n1` on are brought near for a later product; they may lie anywhere.
-///
-/// # Safety
-/// Tiles are configured; `a0`, `a1`, `b0`, `b1` have `depth` > 0 tiles, `c` 32 rows of 32 floats, `ldc` apart.
-#[allow(clippy::too_many_arguments)]
-#[inline(always)]
-pub(crate) unsafe fn tile_1(
-    c: *mut f32,
-    ldc: usize,
-    [a0, a1]: [*const u16; 2],
-    [b0, b1]: [*const u16; 2],
-    [n0, n1]: [*const u16; 2],
-    depth: usize,
-    accumulate: bool,
-) {
-    // SAFETY: reads `depth` KiB from each factor and reads and writes 32 rows of `c`, as the caller promises.
-    unsafe {
-        load_sums(c, ldc, accumulate);
-        asm!(
-            "2:",
-            "tileloadd tmm4, [{a0} + {s}*1]",
-            "prefetcht1 [{n0}]", "prefetcht1 [{n1}]",
-            "tileloadd tmm6, [{b0} + {s}*1]",
-            "tileloadd tmm5, [{a1} + {s}*1]",
-            "prefetcht1 [{n0} + 64]", "prefetcht1 [{n1} + 64]",
-            "tileloadd tmm7, [{b1} + {s}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a0}, 1024", "add {a1}, 1024", "add {b0}, 1024", "add {b1}, 1024",
-            "add {n0}, 128", "add {n1}, 128",
-            "sub {depth}, 1",
-            "jnz 2b",
-            a0 = inout(reg) a0 => _, a1 = inout(reg) a1 => _,
-            b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
-            n0 = inout(reg) n0 => _, n1 = inout(reg) n1 => _,
-            depth = inout(reg) depth => _, s = in(reg) 64_usize,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-        store_sums(c, ldc);
-    }
+/// A product of 32 x 32 sums from the lines of its loop, which `sub {depth}` and a jump end: factors at `a0`, `a1`, `b0` and `b1`,
+/// what is brought near at `n0` and `n1`, and 64, the bytes of a tile's row, in `s`.
+macro_rules! tile_product {
+    ($(#[$attribute:meta])* $name:ident, [$($line:literal),* $(,)?]) => {
+        $(#[$attribute])*
+        #[inline(always)]
+        pub(crate) unsafe fn $name(
+            c: *mut f32,
+            ldc: usize,
+            [a0, a1]: [*const u16; 2],
+            [b0, b1]: [*const u16; 2],
+            [n0, n1]: [*const u16; 2],
+            depth: usize,
+            accumulate: bool,
+        ) {
+            // SAFETY: reads the tiles of `depth` depths from each factor and reads and writes 32 rows of `c`, as the caller
+            // promises.
+            unsafe {
+                load_sums(c, ldc, accumulate);
+                asm!(
+                    "2:",
+                    $($line,)*
+                    "sub {depth}, 1",
+                    "jnz 2b",
+                    a0 = inout(reg) a0 => _, a1 = inout(reg) a1 => _,
+                    b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
+                    n0 = inout(reg) n0 => _, n1 = inout(reg) n1 => _,
+                    depth = inout(reg) depth => _, s = in(reg) 64_usize,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+                store_sums(c, ldc);
+            }
+        }
+    };
 }
 
-/// [`tile_1`] with two terms: at each depth the two tiles of a factor follow each other, the leading term first; [`NEXT_2`] bytes
-/// are brought near.
-///
-/// # Safety
-/// As [`tile_1`], with `2 depth` tiles in each factor.
-#[inline(always)]
-pub(crate) unsafe fn tile_2(
-    c: *mut f32,
-    ldc: usize,
-    [a0, a1]: [*const u16; 2],
-    [b0, b1]: [*const u16; 2],
-    [n0, n1]: [*const u16; 2],
-    depth: usize,
-    accumulate: bool,
-) {
-    // SAFETY: reads `2 depth` KiB from each factor and reads and writes 32 rows of `c`, as the caller promises.
-    unsafe {
-        load_sums(c, ldc, accumulate);
-        asm!(
-            "2:",
-            // The leading term of `a` with both of `b`, the smaller first.
-            "tileloadd tmm4, [{a0} + {s}*1]",
-            "tileloadd tmm6, [{b0} + {s}*1 + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "prefetcht1 [{n0}]",
-            "tileloadd tmm5, [{a1} + {s}*1]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "prefetcht1 [{n1}]",
-            "tileloadd tmm7, [{b1} + {s}*1 + 1024]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "prefetcht1 [{n0} + 64]",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "prefetcht1 [{n1} + 64]",
-            "tileloadd tmm6, [{b0} + {s}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "prefetcht1 [{n0} + 128]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "prefetcht1 [{n1} + 128]",
-            "tileloadd tmm7, [{b1} + {s}*1]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "prefetcht1 [{n0} + 192]",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "prefetcht1 [{n1} + 192]",
-            // The second term of `a` with the leading one of `b`.
-            "tileloadd tmm4, [{a0} + {s}*1 + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "prefetcht1 [{n0} + 256]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "prefetcht1 [{n1} + 256]",
-            "tileloadd tmm5, [{a1} + {s}*1 + 1024]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "prefetcht1 [{n0} + 320]",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "prefetcht1 [{n1} + 320]",
-            "add {a0}, 2048", "add {a1}, 2048", "add {b0}, 2048", "add {b1}, 2048",
-            "add {n0}, 384", "add {n1}, 384",
-            "sub {depth}, 1",
-            "jnz 2b",
-            a0 = inout(reg) a0 => _, a1 = inout(reg) a1 => _,
-            b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
-            n0 = inout(reg) n0 => _, n1 = inout(reg) n1 => _,
-            depth = inout(reg) depth => _, s = in(reg) 64_usize,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-        store_sums(c, ldc);
-    }
-}
+tile_product!(
+    /// `c` `[32, 32]` (+)= `a` `[32, 32 depth]` x `b` `[32 depth, 32]`, one term. At each depth [`NEXT_1`] bytes from `n0` and from
+    /// `n1` on are brought near for a later product; they may lie anywhere.
+    ///
+    /// # Safety
+    /// Tiles are configured; `a0`, `a1`, `b0`, `b1` have `depth` > 0 tiles, `c` 32 rows of 32 floats, `ldc` apart.
+    tile_1,
+    [
+        "tileloadd tmm4, [{a0} + {s}*1]",
+        "prefetcht1 [{n0}]", "prefetcht1 [{n1}]",
+        "tileloadd tmm6, [{b0} + {s}*1]",
+        "tileloadd tmm5, [{a1} + {s}*1]",
+        "prefetcht1 [{n0} + 64]", "prefetcht1 [{n1} + 64]",
+        "tileloadd tmm7, [{b1} + {s}*1]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "add {a0}, 1024", "add {a1}, 1024", "add {b0}, 1024", "add {b1}, 1024",
+        "add {n0}, 128", "add {n1}, 128",
+    ]
+);
 
-/// [`tile_1`] with three terms: at each depth the three tiles of a factor follow each other, the leading term first; [`NEXT_3`]
-/// bytes are brought near.
-///
-/// # Safety
-/// As [`tile_1`], with `3 depth` tiles in each factor.
-#[inline(always)]
-pub(crate) unsafe fn tile_3(
-    c: *mut f32,
-    ldc: usize,
-    [a0, a1]: [*const u16; 2],
-    [b0, b1]: [*const u16; 2],
-    [n0, n1]: [*const u16; 2],
-    depth: usize,
-    accumulate: bool,
-) {
-    // SAFETY: reads `3 depth` KiB from each factor and reads and writes 32 rows of `c`, as the caller promises.
-    unsafe {
-        load_sums(c, ldc, accumulate);
-        asm!(
-            "2:",
-            // The leading term of `a` with the three of `b`, the smallest first.
-            "tileloadd tmm4, [{a0} + {s}*1]",
-            "tileloadd tmm6, [{b0} + {s}*1 + 2048]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "prefetcht1 [{n0}]",
-            "tileloadd tmm5, [{a1} + {s}*1]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "prefetcht1 [{n1}]",
-            "tileloadd tmm7, [{b1} + {s}*1 + 2048]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "prefetcht1 [{n0} + 64]",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "prefetcht1 [{n1} + 64]",
-            "tileloadd tmm6, [{b0} + {s}*1 + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "prefetcht1 [{n0} + 128]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "prefetcht1 [{n1} + 128]",
-            "tileloadd tmm7, [{b1} + {s}*1 + 1024]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "prefetcht1 [{n0} + 192]",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "prefetcht1 [{n1} + 192]",
-            // The second term of `a` with the second and the leading one of `b`.
-            "tileloadd tmm4, [{a0} + {s}*1 + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "prefetcht1 [{n0} + 256]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "prefetcht1 [{n1} + 256]",
-            "tileloadd tmm5, [{a1} + {s}*1 + 1024]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "prefetcht1 [{n0} + 320]",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "prefetcht1 [{n1} + 320]",
-            "tileloadd tmm6, [{b0} + {s}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "prefetcht1 [{n0} + 384]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "prefetcht1 [{n1} + 384]",
-            "tileloadd tmm7, [{b1} + {s}*1]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "prefetcht1 [{n0} + 448]",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "prefetcht1 [{n1} + 448]",
-            // The third and the leading term of `a` with the leading one of `b`.
-            "tileloadd tmm4, [{a0} + {s}*1 + 2048]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "prefetcht1 [{n0} + 512]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "prefetcht1 [{n1} + 512]",
-            "tileloadd tmm5, [{a1} + {s}*1 + 2048]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "prefetcht1 [{n0} + 576]",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "prefetcht1 [{n1} + 576]",
-            "tileloadd tmm4, [{a0} + {s}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{a1} + {s}*1]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a0}, 3072", "add {a1}, 3072", "add {b0}, 3072", "add {b1}, 3072",
-            "sub {depth}, 1",
-            "jnz 2b",
-            a0 = inout(reg) a0 => _, a1 = inout(reg) a1 => _,
-            b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
-            n0 = inout(reg) n0 => _, n1 = inout(reg) n1 => _,
-            depth = inout(reg) depth => _, s = in(reg) 64_usize,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-        store_sums(c, ldc);
-    }
-}
+tile_product!(
+    /// [`tile_1`] with two terms: at each depth the two tiles of a factor follow each other, the leading term first; [`NEXT_2`] bytes
+    /// are brought near.
+    ///
+    /// # Safety
+    /// As [`tile_1`], with `2 depth` tiles in each factor.
+    tile_2,
+    [
+        // The leading term of `a` with both of `b`, the smaller first.
+        "tileloadd tmm4, [{a0} + {s}*1]",
+        "tileloadd tmm6, [{b0} + {s}*1 + 1024]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "prefetcht1 [{n0}]",
+        "tileloadd tmm5, [{a1} + {s}*1]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "prefetcht1 [{n1}]",
+        "tileloadd tmm7, [{b1} + {s}*1 + 1024]",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "prefetcht1 [{n0} + 64]",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "prefetcht1 [{n1} + 64]",
+        "tileloadd tmm6, [{b0} + {s}*1]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "prefetcht1 [{n0} + 128]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "prefetcht1 [{n1} + 128]",
+        "tileloadd tmm7, [{b1} + {s}*1]",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "prefetcht1 [{n0} + 192]",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "prefetcht1 [{n1} + 192]",
+        // The second term of `a` with the leading one of `b`.
+        "tileloadd tmm4, [{a0} + {s}*1 + 1024]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "prefetcht1 [{n0} + 256]",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "prefetcht1 [{n1} + 256]",
+        "tileloadd tmm5, [{a1} + {s}*1 + 1024]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "prefetcht1 [{n0} + 320]",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "prefetcht1 [{n1} + 320]",
+        "add {a0}, 2048", "add {a1}, 2048", "add {b0}, 2048", "add {b1}, 2048",
+        "add {n0}, 384", "add {n1}, 384",
+    ]
+);
+
+tile_product!(
+    /// [`tile_1`] with three terms: at each depth the three tiles of a factor follow each other, the leading term first; [`NEXT_3`]
+    /// bytes are brought near.
+    ///
+    /// # Safety
+    /// As [`tile_1`], with `3 depth` tiles in each factor.
+    tile_3,
+    [
+        // The leading term of `a` with the three of `b`, the smallest first.
+        "tileloadd tmm4, [{a0} + {s}*1]",
+        "tileloadd tmm6, [{b0} + {s}*1 + 2048]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "prefetcht1 [{n0}]",
+        "tileloadd tmm5, [{a1} + {s}*1]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "prefetcht1 [{n1}]",
+        "tileloadd tmm7, [{b1} + {s}*1 + 2048]",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "prefetcht1 [{n0} + 64]",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "prefetcht1 [{n1} + 64]",
+        "tileloadd tmm6, [{b0} + {s}*1 + 1024]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "prefetcht1 [{n0} + 128]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "prefetcht1 [{n1} + 128]",
+        "tileloadd tmm7, [{b1} + {s}*1 + 1024]",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "prefetcht1 [{n0} + 192]",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "prefetcht1 [{n1} + 192]",
+        // The second term of `a` with the second and the leading one of `b`.
+        "tileloadd tmm4, [{a0} + {s}*1 + 1024]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "prefetcht1 [{n0} + 256]",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "prefetcht1 [{n1} + 256]",
+        "tileloadd tmm5, [{a1} + {s}*1 + 1024]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "prefetcht1 [{n0} + 320]",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "prefetcht1 [{n1} + 320]",
+        "tileloadd tmm6, [{b0} + {s}*1]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "prefetcht1 [{n0} + 384]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "prefetcht1 [{n1} + 384]",
+        "tileloadd tmm7, [{b1} + {s}*1]",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "prefetcht1 [{n0} + 448]",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "prefetcht1 [{n1} + 448]",
+        // The third and the leading term of `a` with the leading one of `b`.
+        "tileloadd tmm4, [{a0} + {s}*1 + 2048]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "prefetcht1 [{n0} + 512]",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "prefetcht1 [{n1} + 512]",
+        "tileloadd tmm5, [{a1} + {s}*1 + 2048]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "prefetcht1 [{n0} + 576]",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "prefetcht1 [{n1} + 576]",
+        "tileloadd tmm4, [{a0} + {s}*1]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "tileloadd tmm5, [{a1} + {s}*1]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "tdpbf16ps tmm3, tmm5, tmm7",
+        "add {a0}, 3072", "add {a1}, 3072", "add {b0}, 3072", "add {b1}, 3072",
+    ]
+);
 
 /// # Safety
 /// Tiles are configured; `c` has 32 rows of 32 floats, `ldc` apart.

@@ -199,16 +199,10 @@ impl TrainableSam {
         stored_as: StoredAs,
         metadata: BTreeMap<String, String>,
     ) -> Result<(), SaveError> {
-        let mut values = self.values();
-        self.keys.save(path, stored_as, metadata, |placement| {
-            match placement.parameter {
-                Some(id) => {
-                    let values = values.remove(&id);
-                    placement.in_file_order(values.expect("a value for each parameter"))
-                }
-                None => self.networks.prompt_encoder.frequencies().to_vec(),
-            }
-        })
+        self.keys
+            .save_module(path, stored_as, metadata, &self.networks, |_| {
+                self.networks.prompt_encoder.frequencies().to_vec()
+            })
     }
 }
 

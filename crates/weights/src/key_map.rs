@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use burn::module::ParamId;
+use burn::module::{Module, ParamId};
 use half::f16;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
+use crate::parameters::parameter_values;
 use crate::weights::transposed;
 
 /// One tensor of a checkpoint and what it became.
@@ -181,6 +182,31 @@ impl KeyMap {
         write_whole(path, &file).map_err(|source| SaveError::Io {
             path: path.to_owned(),
             source,
+        })
+    }
+}
+
+impl KeyMap {
+    /// [`KeyMap::save`] with the parameters of the module that was made with these keys, read from the device at once;
+    /// `constant` gives what is in the file and no parameter.
+    ///
+    /// # Errors
+    /// [`SaveError`].
+    pub fn save_module(
+        &self,
+        path: &Path,
+        stored_as: StoredAs,
+        metadata: BTreeMap<String, String>,
+        module: &impl Module,
+        constant: impl Fn(&Placement) -> Vec<f32>,
+    ) -> Result<(), SaveError> {
+        let values = parameter_values(module);
+        self.save(path, stored_as, metadata, |placement| {
+            match placement.parameter {
+                // Cloned: several tensors of a file may be one parameter.
+                Some(id) => placement.in_file_order(values[&id].clone()),
+                None => constant(placement),
+            }
         })
     }
 }
