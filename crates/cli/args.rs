@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use maskmill_job::Selection;
 
 /// The checkpoint that ships with maskmill.
-const SHIPPED_CHECKPOINT: &str = "models/sam-seeded-tiny.safetensors";
+const SHIPPED_CHECKPOINT: &str = "models/sam-nano.safetensors";
 
 /// Turns large image collections into mask datasets with Segment Anything.
 #[derive(Parser)]
