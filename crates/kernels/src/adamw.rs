@@ -33,7 +33,7 @@ impl AdamwStep {
 }
 
 /// What a step changes: the parameters, the running mean of gradients, and that of their squares. `[parameters]` each.
-pub type AdamwState<T> = (T, T, T);
+pub type AdamwState = (Tensor<1>, Tensor<1>, Tensor<1>);
 
 /// The operation of an optimiser, on rows of f32 without gradients.
 #[backend_extension(Flex)]
@@ -107,12 +107,12 @@ impl OptimiserOps for Flex {
 /// # Panics
 /// If the tensors are of another device, or not of f32.
 pub fn adamw(
-    (weights, first_moment, second_moment): AdamwState<Tensor<1>>,
+    (weights, first_moment, second_moment): AdamwState,
     gradient: Tensor<1>,
     scale: Tensor<1>,
     decay: Tensor<1>,
     step: AdamwStep,
-) -> AdamwState<Tensor<1>> {
+) -> AdamwState {
     let (weights, first_moment, second_moment) = Dispatch::adamw(
         weights.into_dispatch(),
         first_moment.into_dispatch(),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use maskmill_job::OptimiserSettings;
-use maskmill_kernels::{AdamwStep, adamw};
+use maskmill_kernels::{AdamwState, AdamwStep, adamw};
 
 use crate::model::Learner;
 
@@ -43,48 +43,24 @@ pub struct OptimiserState {
     pub second_moment: Tensor<1>,
 }
 
-impl OptimiserState {
-    /// The state after a step of AdamW, of Burn's operations.
-    fn after(
-        self,
-        gradient: Tensor<1>,
-        scale: Tensor<1>,
-        decay: Tensor<1>,
-        step: AdamwStep,
-    ) -> Self {
-        let [beta_1, beta_2] = step.betas;
-        let [first_correction, second_correction] = step.corrections();
-        let gradient = gradient.mul_scalar(step.gradient_scale);
-        let first =
-            self.first_moment.mul_scalar(beta_1) + gradient.clone().mul_scalar(1.0 - beta_1);
-        let second =
-            self.second_moment.mul_scalar(beta_2) + gradient.square().mul_scalar(1.0 - beta_2);
-        let spread = second.clone().sqrt().div_scalar(second_correction) + step.epsilon;
-        let towards = first.clone().div(spread) * scale;
-        let kept = decay.mul_scalar(-step.rate) + 1.0;
-        Self {
-            weights: self.weights * kept - towards.mul_scalar(step.rate / first_correction),
-            first_moment: first,
-            second_moment: second,
-        }
-    }
-
-    /// The same on the CPU, in one sweep.
-    fn after_in_place(
-        self,
-        gradient: Tensor<1>,
-        scale: Tensor<1>,
-        decay: Tensor<1>,
-        step: AdamwStep,
-    ) -> Self {
-        let state = (self.weights, self.first_moment, self.second_moment);
-        let (weights, first_moment, second_moment) = adamw(state, gradient, scale, decay, step);
-        Self {
-            weights,
-            first_moment,
-            second_moment,
-        }
-    }
+/// [`adamw`] of Burn's operations, for every device.
+fn adamw_of_operations(
+    (weights, first_moment, second_moment): AdamwState,
+    gradient: Tensor<1>,
+    scale: Tensor<1>,
+    decay: Tensor<1>,
+    step: AdamwStep,
+) -> AdamwState {
+    let [beta_1, beta_2] = step.betas;
+    let [first_correction, second_correction] = step.corrections();
+    let gradient = gradient.mul_scalar(step.gradient_scale);
+    let first = first_moment.mul_scalar(beta_1) + gradient.clone().mul_scalar(1.0 - beta_1);
+    let second = second_moment.mul_scalar(beta_2) + gradient.square().mul_scalar(1.0 - beta_2);
+    let spread = second.clone().sqrt().div_scalar(second_correction) + step.epsilon;
+    let towards = first.clone().div(spread) * scale;
+    let kept = decay.mul_scalar(-step.rate) + 1.0;
+    let weights = weights * kept - towards.mul_scalar(step.rate / first_correction);
+    (weights, first, second)
 }
 
 /// Which step of the optimiser it is.
@@ -189,16 +165,14 @@ impl Optimiser {
 
     /// One step: changes the parameters of `model`. The gradient is the row that it follows.
     pub fn step(&mut self, model: &mut impl Learner, gradient: Tensor<1>, at: StepAt) {
-        let nothing = Tensor::empty([0], &self.state.weights.device());
+        let nothing = || Tensor::empty([0], &self.state.weights.device());
+        let nothing = OptimiserState {
+            weights: nothing(),
+            first_moment: nothing(),
+            second_moment: nothing(),
+        };
         // Moved, so that it is changed in place.
-        let state = std::mem::replace(
-            &mut self.state,
-            OptimiserState {
-                weights: nothing.clone(),
-                first_moment: nothing.clone(),
-                second_moment: nothing,
-            },
-        );
+        let state = std::mem::replace(&mut self.state, nothing);
         let step = AdamwStep {
             betas: self.betas,
             epsilon: EPSILON,
@@ -206,10 +180,21 @@ impl Optimiser {
             step: at.step,
             gradient_scale: at.gradient_scale,
         };
-        let (scale, decay) = (self.scale.clone(), self.decay.clone());
-        self.state = match gradient.device() == Device::flex() {
-            true => state.after_in_place(gradient, scale, decay, step),
-            false => state.after(gradient, scale, decay, step),
+        let compute = match gradient.device() == Device::flex() {
+            true => adamw,
+            false => adamw_of_operations,
+        };
+        let (weights, first_moment, second_moment) = compute(
+            (state.weights, state.first_moment, state.second_moment),
+            gradient,
+            self.scale.clone(),
+            self.decay.clone(),
+            step,
+        );
+        self.state = OptimiserState {
+            weights,
+            first_moment,
+            second_moment,
         };
         self.assign(model);
     }
@@ -374,11 +359,8 @@ mod tests {
         };
         let scale = numbers(1, 1.0).abs();
         let decay = numbers(2, 1.0).clamp_min(0.0);
-        let start = || OptimiserState {
-            weights: numbers(3, 4.0),
-            first_moment: Tensor::zeros([70_000], &device),
-            second_moment: Tensor::zeros([70_000], &device),
-        };
+        let zeros = || Tensor::zeros([70_000], &device);
+        let start = || (numbers(3, 4.0), zeros(), zeros());
         let (mut plain, mut swept) = (start(), start());
         for step in 1..=5 {
             let gradient = numbers(10 + step, 3.0).clamp_min(0.0);
@@ -389,18 +371,19 @@ mod tests {
                 step,
                 gradient_scale: 0.25,
             };
-            plain = plain.after(gradient.clone(), scale.clone(), decay.clone(), at);
-            swept = swept.after_in_place(gradient, scale.clone(), decay.clone(), at);
+            let (scale, decay) = (scale.clone(), decay.clone());
+            plain = adamw_of_operations(plain, gradient.clone(), scale.clone(), decay.clone(), at);
+            swept = adamw(swept, gradient, scale, decay, at);
             for (a, b) in [
-                (&plain.weights, &swept.weights),
-                (&plain.first_moment, &swept.first_moment),
-                (&plain.second_moment, &swept.second_moment),
+                (&plain.0, &swept.0),
+                (&plain.1, &swept.1),
+                (&plain.2, &swept.2),
             ] {
                 let apart = (a.clone() - b.clone()).abs().max().into_scalar::<f32>();
                 assert!(apart < 1e-6, "{apart} at step {step}");
             }
         }
-        let moved = (swept.weights - numbers(3, 4.0)).abs().max();
+        let moved = (swept.0 - numbers(3, 4.0)).abs().max();
         assert!(moved.into_scalar::<f32>() > 0.01);
     }
 }

@@ -223,8 +223,8 @@ impl Checkpoint {
         &self.path
     }
 
-    /// What the checkpoint says of itself: the entry `about` of a safetensors file's metadata. The one
-    /// that ships with maskmill says there that it is untrained.
+    /// What the checkpoint says of itself: the entry `about` of a safetensors file's metadata.
+    /// `models/sam-seeded-tiny.safetensors` says there that it is untrained.
     pub fn about(&self) -> Option<&str> {
         self.metadata("about")
     }
