@@ -39,7 +39,7 @@ pub(crate) fn train(arguments: &TrainArguments) -> Result<(), Failure> {
             let (pipeline, directory) = (&job.pipeline, job.directory());
             let validates = pipeline.validation.is_some();
             let run = Run::new(arguments, &job, &directory, &pipeline.optimiser, validates);
-            let record = || Ok(record_of_grounder(pipeline, VERSION));
+            let record = || record_of_grounder(pipeline, VERSION);
             run.watched(record, |record, place, watcher| {
                 grounder::train(pipeline, record, place, watcher)
             })

@@ -13,7 +13,7 @@ use crate::owl::OwlArchitecture;
 /// Deviation of embeddings and of the last layers of boxes and objectness.
 const DEVIATION: f32 = 0.02;
 /// Probability that a patch shows what a query names.
-const PRIOR: f32 = 0.01;
+const PRIOR: f32 = 0.05;
 /// Probability that a patch's box is an object's.
 const OBJECT_PRIOR: f32 = 0.05;
 /// What a cosine of 1 adds to a class logit.

@@ -50,7 +50,7 @@ pub use files::{LoadError, files_of_model, tokenizer_place, weights_file};
 pub use labeller::{LabelScores, Labeller, LabellerOptions, MaskLabel};
 pub use model_files::write_model_files;
 pub use owl::{CandidateBoxes, Owl, OwlArchitecture, OwlImage, Queries};
-pub use pixel_values::{ClipInput, OwlInput};
+pub use pixel_values::{CLIP_MEAN, CLIP_STD, ClipInput, OwlInput};
 pub use texts::{Embeddings, Overlong, TextEncoder};
 pub use tokenizer::{ClipTokenizer, TokenizerError, Tokens};
 pub use towers::{ImageSizes, TextSizes};

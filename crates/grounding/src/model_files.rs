@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::byte_pairs::BytePairs;
 use crate::owl::OwlArchitecture;
-use crate::pixel_values::{MEAN, STD};
+use crate::pixel_values::{CLIP_MEAN, CLIP_STD};
 use crate::tokenizer::{END, START};
 use crate::transformer::{Activation, TransformerSizes};
 
@@ -93,8 +93,8 @@ fn processor(architecture: &OwlArchitecture) -> Value {
         "rescale_factor": 1.0 / 255.0,
         "resample": 2,
         "size": { "height": side, "width": side },
-        "image_mean": MEAN,
-        "image_std": STD,
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
     })
 }
 

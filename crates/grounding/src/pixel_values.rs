@@ -8,9 +8,9 @@ use maskmill_pixels::{RgbImage, resize_bicubic};
 use crate::antialias::shrink_square;
 
 /// Mean of CLIP's training images (`OPENAI_CLIP_MEAN`), of values in [0, 1].
-pub(crate) const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Their standard deviation (`OPENAI_CLIP_STD`).
-pub(crate) const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// An image for CLIP, not yet normalised: CPU work that can run ahead of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub(crate) fn normalised(images: &[&ClipInput], device: &Device) -> Tensor<4> {
 /// does it.
 fn levels() -> [[f32; 256]; 3] {
     std::array::from_fn(|c| {
-        let (mean, std) = (MEAN[c] * 255.0, STD[c] * 255.0);
+        let (mean, std) = (CLIP_MEAN[c] * 255.0, CLIP_STD[c] * 255.0);
         std::array::from_fn(|byte| (byte as f32 - mean) / std)
     })
 }
@@ -118,7 +118,7 @@ impl OwlInput {
                 let mut values = shrink_square(image, image_size);
                 for pixel in values.as_chunks_mut::<3>().0 {
                     for c in 0..3 {
-                        pixel[c] = (pixel[c] - MEAN[c]) / STD[c];
+                        pixel[c] = (pixel[c] - CLIP_MEAN[c]) / CLIP_STD[c];
                     }
                 }
                 let longer = original.height.max(original.width) as f32;

@@ -60,17 +60,25 @@ impl TrainableOwl {
         Ok(Self::of(architecture, networks, constants, keys, device))
     }
 
-    /// Weights to train from nothing: a function of the sizes and `seed` alone.
+    /// Weights to train from nothing: a function of the sizes and `seed` alone, but for the tensors that are `given` by
+    /// their official keys, row-major.
     ///
     /// # Panics
-    /// If the architecture is not that of an OWLv2 with objectness.
-    pub fn fresh(architecture: &OwlArchitecture, seed: u64, device: &Device) -> Self {
+    /// If the architecture is not that of an OWLv2 with objectness, or a given tensor has another size.
+    pub fn fresh(
+        architecture: &OwlArchitecture,
+        seed: u64,
+        given: &BTreeMap<String, Vec<f32>>,
+        device: &Device,
+    ) -> Self {
         assert!(
             architecture.is_v2 && architecture.has_objectness,
             "an OWLv2"
         );
-        let mut initial =
-            |key: &str, shape: &[usize]| initial_values(key, shape, architecture, seed);
+        let mut initial = |key: &str, shape: &[usize]| match given.get(key) {
+            Some(values) => values.clone(),
+            None => initial_values(key, shape, architecture, seed),
+        };
         let mut w = Weights::fresh(device, &mut initial);
         let (networks, constants) = taken(&mut w, &Layout::OWLV2, architecture);
         let keys = w.finish(architecture);

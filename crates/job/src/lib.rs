@@ -81,8 +81,8 @@ pub use select::{Selection, SelectionError};
 pub use shard::{Cut, Shard, ShardId, ShardLimits, cut};
 pub use training::{
     ArchitectureSettings, Augmentation, EncoderTraining, ExportPrecision, ExportSettings,
-    GrounderArchitecture, GrounderAugmentation, GrounderLoss, GrounderPipeline, GrounderValidation,
-    LossSettings, OptimiserName, OptimiserSettings, QuerySettings, Schedule, StartingWeights,
-    TRAINING_VERSION, TrainingData, TrainingDataKind, TrainingPipeline, TrainingPrompts,
-    TrainingRecord, TrainingTask, Validation, training_fingerprint,
+    GrounderArchitecture, GrounderAugmentation, GrounderLoss, GrounderModel, GrounderPipeline,
+    GrounderValidation, LossSettings, OptimiserName, OptimiserSettings, QuerySettings, Schedule,
+    StartingWeights, TRAINING_VERSION, TrainingData, TrainingDataKind, TrainingPipeline,
+    TrainingPrompts, TrainingRecord, TrainingTask, Validation, training_fingerprint,
 };

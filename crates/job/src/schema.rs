@@ -272,6 +272,7 @@ const GROUNDER: &[SectionKeys] = &[
             "context",
         ],
     ),
+    ("model", &["image_encoder"]),
     ("augmentation", &["flip", "vertical_flip", "colour"]),
     ("queries", &["per_image", "positives", "held_out"]),
     (
@@ -284,6 +285,7 @@ const GROUNDER: &[SectionKeys] = &[
             "focal_alpha",
             "focal_gamma",
             "boxes_per_object",
+            "dense",
         ],
     ),
     (

@@ -13,8 +13,8 @@ mod record;
 pub use architecture::ArchitectureSettings;
 pub use data::{TrainingData, TrainingDataKind};
 pub use grounder::{
-    GrounderArchitecture, GrounderAugmentation, GrounderLoss, GrounderPipeline, GrounderValidation,
-    QuerySettings,
+    GrounderArchitecture, GrounderAugmentation, GrounderLoss, GrounderModel, GrounderPipeline,
+    GrounderValidation, QuerySettings,
 };
 pub use record::{TRAINING_VERSION, TrainingRecord, training_fingerprint};
 

@@ -57,7 +57,7 @@ pub use generator::{
 };
 pub use image_encoder::ImageEncoder;
 pub use mask_decoder::{DecodedPrompts, MaskDecoder, MaskOutput};
-pub use model::{ImageEmbedding, ModelInput, Networks, PromptStages, Sam};
+pub use model::{ImageEmbedding, ModelInput, Networks, PIXEL_MEAN, PIXEL_STD, PromptStages, Sam};
 pub use predictor::{PointPrompt, PredictedMask, Predictor, Prompt, PromptError};
 pub use prompt_encoder::{PointLabel, PromptEncoder, PromptPoints};
 pub use prompted::{PromptedOptions, PromptedSelector, propose_prompted, propose_prompted_reading};

@@ -40,9 +40,9 @@ pub(crate) fn normalise(image: &RgbImage, side: usize, values: &mut Vec<f32>) {
 }
 
 /// Mean of the training images' channels, in 8-bit steps (`build_sam.py`).
-const PIXEL_MEAN: [f32; 3] = [123.675, 116.28, 103.53];
+pub const PIXEL_MEAN: [f32; 3] = [123.675, 116.28, 103.53];
 /// Standard deviation of the training images' channels, in 8-bit steps (`build_sam.py`).
-const PIXEL_STD: [f32; 3] = [58.395, 57.12, 57.375];
+pub const PIXEL_STD: [f32; 3] = [58.395, 57.12, 57.375];
 
 /// SAM's two large networks in Burn's operations, as they stand in a checkpoint.
 #[derive(Module, Debug)]

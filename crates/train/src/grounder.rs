@@ -16,6 +16,7 @@ mod ap50;
 mod data;
 mod evaluate;
 mod held_out;
+mod image_tower;
 mod losses;
 mod matching;
 mod model;

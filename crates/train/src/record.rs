@@ -34,24 +34,38 @@ pub fn record_of(
             .flat_map(|data| annotations("validation.data", data)),
     );
 
-    let mut digests = BTreeMap::new();
-    for (setting, path) in named {
+    Ok(TrainingRecord::new(
+        pipeline,
+        &digests(named)?,
+        tool_version,
+    ))
+}
+
+/// The record of a run of a grounder, with the digest of the model whose image encoder it begins with.
+///
+/// # Errors
+/// [`TrainError::Read`] of a file that cannot be read.
+pub fn record_of_grounder(
+    pipeline: &GrounderPipeline,
+    tool_version: &str,
+) -> Result<TrainingRecord<GrounderPipeline>, TrainError> {
+    let named = pipeline.model.image_encoder.iter();
+    let named = named.map(|path| ("model.image_encoder".to_owned(), path.as_str()));
+    let digests = digests(named.collect())?;
+    Ok(TrainingRecord::new(pipeline, &digests, tool_version))
+}
+
+/// Of files by the settings that name them.
+fn digests(named: Vec<(String, &str)>) -> Result<BTreeMap<String, String>, TrainError> {
+    let digest = |(setting, path)| {
         let path = Path::new(path);
         let digest = sha256_of(path).map_err(|source| TrainError::Read {
             path: path.to_owned(),
             source,
         })?;
-        digests.insert(setting, digest);
-    }
-    Ok(TrainingRecord::new(pipeline, &digests, tool_version))
-}
-
-/// The record of a run of a grounder, which names no files: scenes are made by this version's generator.
-pub fn record_of_grounder(
-    pipeline: &GrounderPipeline,
-    tool_version: &str,
-) -> TrainingRecord<GrounderPipeline> {
-    TrainingRecord::new(pipeline, &BTreeMap::new(), tool_version)
+        Ok((setting, digest))
+    };
+    named.into_iter().map(digest).collect()
 }
 
 /// The lists of annotations of `data`, by their settings.

@@ -2,16 +2,20 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::tensor::Device;
 use maskmill_grounding::{ClipTokenizer, Owl, TrainableOwl, write_model_files};
-use maskmill_job::{GrounderPipeline, TextFile, load_grounder_pipeline};
+use maskmill_job::{
+    GrounderPipeline, StartingWeights, TextFile, load_grounder_pipeline, load_training_pipeline,
+};
+use maskmill_sam::TrainableSam;
 use maskmill_train::grounder::{
     GrounderReport, GrounderStep, SceneData, architecture, byte_pairs, evaluate, train,
 };
 use maskmill_train::{Observer, Outcome, Position, TrainError, files, record_of_grounder};
+use maskmill_weights::{Checkpoint, StoredAs};
 
 use support::{bytes, in_place};
 
@@ -51,7 +55,10 @@ impl Observer<GrounderStep, GrounderReport> for Heard {
     }
 
     fn skipped(&mut self, problem: &str) {
-        assert!(problem.contains("no object covers"), "{problem}");
+        assert!(
+            problem.contains("no object covers") || problem.contains("no patch"),
+            "{problem}"
+        );
     }
 }
 
@@ -60,7 +67,7 @@ fn run(
     directory: &Path,
     steps_at_most: Option<u32>,
 ) -> (Result<Outcome, TrainError>, Heard) {
-    let record = record_of_grounder(pipeline, "test");
+    let record = record_of_grounder(pipeline, "test").unwrap();
     let mut heard = Heard::default();
     let outcome = in_place(directory, steps_at_most, |place| {
         train(pipeline, &record, place, &mut heard)
@@ -106,6 +113,75 @@ fn a_resumed_run_ends_with_the_same_weights() {
 }
 
 #[test]
+fn an_image_tower_begins_as_a_sam_encoder_of_its_sizes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let sam_of = |seed: u64, overrides: &[&str]| {
+        let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
+        let file = TextFile {
+            name: "very-small.toml",
+            text: include_str!("../../../tests/interop/training.toml"),
+        };
+        let settings = load_training_pipeline(file, &overrides).unwrap();
+        let StartingWeights::Fresh(settings) = &settings.start else {
+            panic!("fresh weights");
+        };
+        let sizes = maskmill_train::architecture(settings);
+        let sam = TrainableSam::fresh(&sizes, seed, &Device::flex());
+        let metadata = BTreeMap::new();
+        sam.save(&at("sam.safetensors"), StoredAs::F32, metadata)
+            .unwrap();
+    };
+    let patches = ["architecture.patch_size=16", "architecture.window=3"];
+    sam_of(1, &patches);
+    let set = format!("model.image_encoder={:?}", at("sam.safetensors"));
+    let pipeline = pipeline(&[&set]);
+    run(&pipeline, &at("run"), Some(1)).0.unwrap();
+
+    let read = |path: &Path, key: &str| -> Vec<f32> {
+        let checkpoint = Checkpoint::open(path).unwrap();
+        checkpoint.read(key).unwrap().unwrap().unwrap()
+    };
+    let same = |key: &str, wanted: &[f32]| {
+        let key = format!("owlv2.vision_model.encoder.layers.1.{key}");
+        let found = read(&at("run").join(files::LAST), &key);
+        assert_eq!(found.len(), wanted.len(), "{key}");
+        // After one step, of half the learning rate.
+        let moved = found
+            .iter()
+            .zip(wanted)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        assert!(moved < 1e-3, "{key} moved by {moved}");
+        assert!(wanted.iter().any(|w| w.abs() > 1e-2), "{key}");
+    };
+    let encoder = |key: &str| {
+        let key = format!("image_encoder.blocks.1.{key}");
+        read(&at("sam.safetensors"), &key)
+    };
+    same("mlp.fc1.weight", &encoder("mlp.lin1.weight"));
+    same("self_attn.out_proj.weight", &encoder("attn.proj.weight"));
+    let qkv = encoder("attn.qkv.weight");
+    for (name, part) in ["q", "k", "v"].iter().zip(qkv.chunks_exact(32 * 32)) {
+        same(&format!("self_attn.{name}_proj.weight"), part);
+    }
+
+    // The file's content is part of what the run is.
+    sam_of(2, &patches);
+    let error = run(&pipeline, &at("run"), Some(2)).0.unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("sha256 of model.image_encoder: "), "{error}");
+    let [patch, window] = patches;
+    sam_of(1, &[patch, window, "architecture.encoder_mlp_dim=64"]);
+    let error = run(&pipeline, &at("other"), None).0.unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("architecture.image_mlp_dim is 48 and not 64; give it the same sizes"),
+        "{error}"
+    );
+}
+
+#[test]
 fn another_training_file_is_refused_by_what_differs() {
     let folder = tempfile::tempdir().unwrap();
     run(&pipeline(&[]), folder.path(), Some(1)).0.unwrap();
@@ -121,9 +197,9 @@ fn a_saved_model_is_the_model_and_knows_every_word() {
     let pairs = byte_pairs();
     let sizes = architecture(&pipeline(&[]).architecture, pairs.size());
     write_model_files(folder.path(), &sizes, &pairs).unwrap();
-    let model = TrainableOwl::fresh(&sizes, 5, &Device::flex());
+    let model = TrainableOwl::fresh(&sizes, 5, &BTreeMap::new(), &Device::flex());
     let path = folder.path().join("model.safetensors");
-    let stored_as = maskmill_weights::StoredAs::F32;
+    let stored_as = StoredAs::F32;
     model.save(&path, stored_as, Default::default()).unwrap();
 
     // What jobs load has the same sizes, and says the same of phrases and patches.
@@ -188,9 +264,9 @@ fn a_saved_model_is_the_model_and_knows_every_word() {
         detections.objectness.try_into_vec_as().unwrap(),
         &boxes.objectness.unwrap(),
     );
-    // At the beginning nothing is anything: a probability of about 0.01.
+    // At the beginning nothing is anything: a probability of about 0.05.
     let mean = scored.iter().sum::<f32>() / scored.len() as f32;
-    assert!((-5.5..-3.5).contains(&mean), "{mean}");
+    assert!((-5.5..-1.0).contains(&mean), "{mean}");
 }
 
 /// What `CLIPTokenizer` (transformers) makes of the same files: `tests/reference/grounding/grounder_checkpoint.py --ids`.

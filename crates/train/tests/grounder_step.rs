@@ -11,7 +11,7 @@ use maskmill_job::{
     EncoderTraining, GrounderLoss, OptimiserName, OptimiserSettings, Precision, Schedule,
 };
 use maskmill_pixels::RgbImage;
-use maskmill_train::grounder::{ImageTruth, Questions, losses, matches};
+use maskmill_train::grounder::{ImageTruth, Match, Questions, losses, matches};
 use maskmill_train::{Learner, Optimiser, StepAt};
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -41,6 +41,7 @@ struct Settings {
     focal_alpha: f64,
     focal_gamma: f64,
     boxes_per_object: u32,
+    dense: f64,
     learning_rate: f64,
     betas: [f64; 2],
     weight_decay: f64,
@@ -52,6 +53,7 @@ struct Image {
     image: String,
     objects: Vec<Object>,
     uncounted: Vec<usize>,
+    shown: Vec<[usize; 2]>,
 }
 
 #[derive(Deserialize)]
@@ -95,6 +97,7 @@ fn a_step_of_a_grounder_equals_pytorchs() {
         focal_alpha: s.focal_alpha,
         focal_gamma: s.focal_gamma,
         boxes_per_object: s.boxes_per_object,
+        dense: s.dense,
     };
     let mut optimiser = Optimiser::new(
         &mut owl,
@@ -121,6 +124,14 @@ fn a_step_of_a_grounder_equals_pytorchs() {
             .map(|object| (object.cxcywh, object.queries.clone()))
             .collect(),
         uncounted: image.uncounted.clone(),
+        shown: image
+            .shown
+            .iter()
+            .map(|[patch, object]| Match {
+                patch: *patch,
+                object: *object,
+            })
+            .collect(),
     });
     let questions = Questions {
         queries: fixture.queries.clone(),
@@ -156,7 +167,7 @@ fn a_step_of_a_grounder_equals_pytorchs() {
 
     let found = losses(detections, &questions, &settings);
     let value = |x: &Tensor<1>| f64::from(x.clone().into_scalar::<f32>());
-    let names = ["total", "class", "l1", "giou", "objectness"];
+    let names = ["total", "class", "l1", "giou", "objectness", "dense"];
     for (name, found) in names.iter().zip(&found) {
         let (found, wanted) = (value(found), fixture.losses[*name]);
         assert!(

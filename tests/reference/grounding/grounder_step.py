@@ -30,13 +30,15 @@ SETTINGS = {
     "focal_alpha": 0.25,
     "focal_gamma": 2.0,
     "boxes_per_object": 2,
+    "dense": 0.7,
     "learning_rate": 1e-3,
     "betas": [0.9, 0.95],
     "weight_decay": 0.1,
     "clip_norm": 0.1,
 }
 QUERIES = ["a red disc", "a star", "a small blue striped oval", "a cat", "a cup of coffee"]
-# Centre and sides in fractions of the square input, and the queries that are true; queries whose mistakes do not count.
+# Centre and sides in fractions of the square input, and the queries that are true; queries whose mistakes do not count;
+# pairs of a patch and the object that it shows.
 IMAGES = [
     {
         "image": "samples/cat.png",
@@ -46,11 +48,13 @@ IMAGES = [
             {"box": [0.7, 0.3, 0.25, 0.3], "queries": []},
         ],
         "uncounted": [2],
+        "shown": [[2, 0], [3, 0], [5, 1], [7, 0], [6, 2]],
     },
     {
         "image": "samples/coffee.png",
         "objects": [{"box": [0.5, 0.35, 0.4, 0.5], "queries": [4]}],
         "uncounted": [],
+        "shown": [[4, 0], [5, 0]],
     },
 ]
 ROW_NOISE = 1e-6
@@ -77,6 +81,17 @@ def assign(logits: torch.Tensor, boxes: torch.Tensor, objects: list[dict]) -> li
         rows += [row] * SETTINGS["boxes_per_object"]
     chosen_rows, patches = linear_sum_assignment(torch.stack(rows).numpy())
     return sorted((int(p), int(r) // SETTINGS["boxes_per_object"]) for r, p in zip(chosen_rows, patches))
+
+
+def dense(logits: torch.Tensor, boxes: torch.Tensor, target: dict) -> torch.Tensor:
+    """The loss of the patches that show one object: its true queries against all that are not, and its box."""
+    false = [query for query in range(len(QUERIES)) if query not in target["queries"]]
+    told = [F.cross_entropy(logits[:, [query, *false]], torch.zeros(len(logits), dtype=torch.long)) for query in target["queries"]]
+    wanted = torch.tensor([target["box"]])
+    l1 = (boxes - wanted).abs().sum(1).mean()
+    giou = torchvision.ops.generalized_box_iou(corners(boxes), corners(wanted)).mean()
+    told = sum(told) / len(told) if told else torch.zeros(())
+    return SETTINGS["class"] * told + SETTINGS["l1"] * l1 + SETTINGS["giou"] * (1 - giou)
 
 
 def losses_of(model: Owlv2ForObjectDetection, folder: Path) -> tuple[dict[str, torch.Tensor], list]:
@@ -113,11 +128,18 @@ def losses_of(model: Owlv2ForObjectDetection, folder: Path) -> tuple[dict[str, t
         logits, classes, alpha=SETTINGS["focal_alpha"], gamma=SETTINGS["focal_gamma"], reduction="none"
     )
     giou = torch.diag(torchvision.ops.generalized_box_iou(corners(found), corners(wanted)))
+    of_objects = []
+    for i, each in enumerate(IMAGES):
+        for number, target in enumerate(each["objects"]):
+            patches = [patch for patch, shows in each["shown"] if shows == number]
+            if patches:
+                of_objects.append(dense(logits[i, patches], boxes[i, patches], target))
     parts = {
         "class": (focal * counted).sum() / classes.sum(),
         "l1": (found - wanted).abs().sum() / len(found),
         "giou": (1 - giou).mean(),
         "objectness": F.binary_cross_entropy_with_logits(objectness, is_object),
+        "dense": sum(of_objects) / len(of_objects),
     }
     total = sum(SETTINGS[name] * value for name, value in parts.items())
     return {"total": total, **parts}, matches

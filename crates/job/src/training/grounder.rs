@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::read::{TASKS, read_data, read_export, read_optimiser, read_validation_data};
 use super::{ExportSettings, OptimiserSettings, TrainingData, TrainingDataKind, TrainingTask};
 use crate::document::Document;
+use crate::location;
 use crate::pipeline::required_name;
 use crate::problem::{Origin, Problems};
 use crate::schema::FileKind;
@@ -26,8 +27,11 @@ pub struct GrounderPipeline {
     pub task: TrainingTask,
     /// Of everything that is drawn: fresh weights, the order of images, augmentation and queries.
     pub seed: u64,
-    /// The sizes of the model, whose weights are fresh.
+    /// The sizes of the model.
     pub architecture: GrounderArchitecture,
+    /// Where weights come from that are not fresh.
+    #[serde(default, skip_serializing_if = "GrounderModel::is_fresh")]
+    pub model: GrounderModel,
     /// Which scenes are learned from; at least one.
     pub data: Vec<TrainingData>,
     /// How images are changed before they are learned from.
@@ -72,6 +76,20 @@ pub struct GrounderArchitecture {
     pub context: u32,
 }
 
+/// Where a grounder's first weights come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrounderModel {
+    /// A SAM checkpoint whose image encoder has the sizes of the image tower, which begins with its weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_encoder: Option<String>,
+}
+
+impl GrounderModel {
+    fn is_fresh(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// How images are changed before they are learned from, their boxes with them: only so far that their phrases stay true.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GrounderAugmentation {
@@ -112,6 +130,8 @@ pub struct GrounderLoss {
     pub focal_gamma: f64,
     /// Boxes that learn to show an object, at most; above 1 the others are removed where the model is used (NMS).
     pub boxes_per_object: u32,
+    /// Weight of the loss of every patch that shows an object, matched or not: which queries are true of it, and its box.
+    pub dense: f64,
 }
 
 /// How progress is measured: AP50 of every phrase of the images.
@@ -131,6 +151,7 @@ impl GrounderPipeline {
         let document = &mut document;
         let architecture =
             read_architecture(Section::take(document, KIND, "architecture", problems));
+        let model = read_model(Section::take(document, KIND, "model", problems));
         let augmentation =
             read_augmentation(Section::take(document, KIND, "augmentation", problems));
         let queries = read_queries(Section::take(document, KIND, "queries", problems));
@@ -163,6 +184,7 @@ impl GrounderPipeline {
             task: task.unwrap_or(TrainingTask::Grounder),
             seed,
             architecture,
+            model,
             data: data.into_iter().map(|(data, _)| data).collect(),
             augmentation,
             queries,
@@ -214,6 +236,14 @@ fn read_architecture(mut section: Section<'_>) -> GrounderArchitecture {
     a
 }
 
+fn read_model(mut section: Section<'_>) -> GrounderModel {
+    let model = GrounderModel {
+        image_encoder: section.location("image_encoder", location::LOCAL),
+    };
+    section.finish();
+    model
+}
+
 fn read_augmentation(mut section: Section<'_>) -> GrounderAugmentation {
     let augmentation = GrounderAugmentation {
         flip: section.boolean("flip", true),
@@ -248,6 +278,7 @@ fn read_loss(mut section: Section<'_>, boxes: u32) -> GrounderLoss {
         focal_alpha: section.number("focal_alpha", 0.25, 0.0..=1.0),
         focal_gamma: section.number("focal_gamma", 2.0, 0.0..=16.0),
         boxes_per_object: section.integer_u32("boxes_per_object", 1, 1..=64),
+        dense: section.number("dense", 0.0, 0.0..=1e6),
     };
     if loss.class == 0.0 {
         let what = " = 0: no phrase would be learned";

@@ -124,6 +124,7 @@ fn every_key_changes_the_fingerprint() {
         "architecture.text_heads=2",
         "architecture.text_mlp_dim=96",
         "architecture.context=12",
+        "model.image_encoder=\"sam.safetensors\"",
         "augmentation.flip=false",
         "augmentation.vertical_flip=true",
         "augmentation.colour=0.1",
@@ -137,6 +138,7 @@ fn every_key_changes_the_fingerprint() {
         "loss.focal_alpha=0.5",
         "loss.focal_gamma=1",
         "loss.boxes_per_object=3",
+        "loss.dense=1",
         "optimiser.clip_norm=2",
         "export.precision=\"f16\"",
     ] {

@@ -8,6 +8,7 @@ use maskmill_masks::{BoxPx, ImageSize};
 use maskmill_pixels::RgbImage;
 use maskmill_scenes::{Colour, Scene, SceneObject, Shape, SizeClass, Texture};
 
+use super::matching::Match;
 use crate::data::{drawn_by, first_places, scene_options};
 use crate::error::TrainError;
 
@@ -55,6 +56,8 @@ pub struct GroundedImage {
     pub image: RgbImage,
     /// Its objects; at least one is a target.
     pub objects: Vec<GroundedObject>,
+    /// Which of the targets each pixel shows, counted among targets alone; row-major. Of an object and its part, the part.
+    pub targets: Vec<Option<usize>>,
 }
 
 /// An image that is ready for the model.
@@ -62,6 +65,8 @@ pub(crate) struct Drawn {
     pub key: String,
     pub input: OwlInput,
     pub objects: Vec<GroundedObject>,
+    /// Which target each patch shows, where it shows one.
+    pub shown: Vec<Match>,
     /// Problems of scenes that were passed over on the way.
     pub skipped: Vec<String>,
 }
@@ -144,12 +149,24 @@ impl SceneData {
         let key = scenes.key(index);
         let Scene { image, objects } = scenes.scene(index);
         let of = |object| GroundedObject::of(object, image.size(), *min_area);
-        let objects: Vec<GroundedObject> = objects.iter().map(of).collect();
-        match objects.iter().any(|object| object.is_target) {
+        let grounded: Vec<GroundedObject> = objects.iter().map(of).collect();
+        let mut targets = vec![None; image.size().pixels() as usize];
+        let are_targets = objects.iter().zip(&grounded).filter(|(_, g)| g.is_target);
+        // Parts come after their whole.
+        for (number, (object, _)) in are_targets.enumerate() {
+            let mask = object.mask.decode();
+            for (target, inside) in targets.iter_mut().zip(mask.as_slice()) {
+                if *inside {
+                    *target = Some(number);
+                }
+            }
+        }
+        match grounded.iter().any(|object| object.is_target) {
             true => Ok(GroundedImage {
                 key,
                 image,
-                objects,
+                objects: grounded,
+                targets,
             }),
             false => Err(format!(
                 "{key}: no object covers the part {min_area} of the image"
@@ -177,15 +194,18 @@ impl SceneData {
             match self.at((source, index)) {
                 Err(problem) => skipped.push(problem),
                 Ok(drawn) => {
-                    let GroundedImage {
-                        key,
-                        image,
-                        objects,
-                    } = drawn.augmented(augmentation, &mut rng);
+                    let changed = drawn.augmented(augmentation, &mut rng);
+                    let shown = changed.shown(architecture.image.grid());
+                    if shown.is_empty() {
+                        let key = changed.key;
+                        skipped.push(format!("{key}: no patch's centre shows an object"));
+                        continue;
+                    }
                     return Ok(Drawn {
-                        key,
-                        input: architecture.input(&image),
-                        objects,
+                        input: architecture.input(&changed.image),
+                        shown,
+                        key: changed.key,
+                        objects: changed.objects,
                         skipped,
                     });
                 }
@@ -226,22 +246,43 @@ impl GroundedImage {
                 *cy = size.height as f32 / side - *cy;
             }
         }
-        self.image = flipped(&self.image, mirrored, upside_down);
+        let width = size.width as usize;
+        self.targets = flipped(&self.targets, width, mirrored, upside_down);
+        let (pixels, _) = self.image.data().as_chunks::<3>();
+        let pixels = flipped(pixels, width, mirrored, upside_down).into_flattened();
+        self.image = RgbImage::new(size, pixels).expect("flipping keeps the size");
         self
+    }
+
+    /// Of the patches of the square input, `grid` in a row and in a column, those whose centre shows a target.
+    fn shown(&self, grid: usize) -> Vec<Match> {
+        let ImageSize { height, width } = self.image.size();
+        let side = height.max(width) as usize;
+        let centre = |place: usize| (2 * place + 1) * side / (2 * grid);
+        let of = |patch: usize| {
+            let [y, x] = [patch / grid, patch % grid].map(centre);
+            // Outside the image the input is padded.
+            let is_image = y < height as usize && x < width as usize;
+            let object = is_image.then(|| self.targets[y * width as usize + x])??;
+            Some(Match { patch, object })
+        };
+        (0..grid * grid).filter_map(of).collect()
     }
 }
 
-fn flipped(image: &RgbImage, mirrored: bool, upside_down: bool) -> RgbImage {
-    let size = image.size();
-    let mut data = Vec::with_capacity(image.data().len());
-    for y in 0..size.height {
-        let row = image.row(if upside_down { size.height - 1 - y } else { y });
+/// The pixels of an image of so many columns, row-major.
+fn flipped<T: Copy>(pixels: &[T], width: usize, mirrored: bool, upside_down: bool) -> Vec<T> {
+    let mut flipped = Vec::with_capacity(pixels.len());
+    let height = pixels.len() / width;
+    for y in 0..height {
+        let y = if upside_down { height - 1 - y } else { y };
+        let row = &pixels[y * width..][..width];
         match mirrored {
-            true => data.extend(row.as_chunks::<3>().0.iter().rev().flatten()),
-            false => data.extend_from_slice(row),
+            true => flipped.extend(row.iter().rev()),
+            false => flipped.extend_from_slice(row),
         }
     }
-    RgbImage::new(size, data).expect("flipping keeps the size")
+    flipped
 }
 
 #[cfg(test)]
@@ -268,6 +309,9 @@ mod tests {
             key: "block".into(),
             image,
             objects: vec![object],
+            targets: (0..60)
+                .map(|i| inside(i % 10, i / 10).then_some(0))
+                .collect(),
         };
         let settings = GrounderAugmentation {
             flip: true,
@@ -284,6 +328,14 @@ mod tests {
                     let within = 2.0 * dx < w && 2.0 * dy < h;
                     assert_eq!(pixel[0] == 255, within, "({x}, {y}) of {seed}");
                 }
+            }
+            // Patches of 2 x 2 pixels, whose centre is their last; the last two rows of five are padding.
+            let shown = changed.shown(5);
+            for patch in 0..25 {
+                let (x, y) = (2 * (patch % 5) + 1, 2 * (patch / 5) + 1);
+                let is_white = y < 6 && changed.image.row(y as u32)[3 * x] == 255;
+                let found = shown.iter().find(|shown| shown.patch == patch);
+                assert_eq!(found.map(|shown| shown.object), is_white.then_some(0));
             }
             seen.insert((cx.round() as u32, cy.round() as u32));
         }

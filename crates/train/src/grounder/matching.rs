@@ -10,7 +10,7 @@ const STEP: f64 = 1e-6;
 /// Kept away from 0 under a logarithm, as Deformable DETR has it.
 const TINY: f64 = 1e-8;
 
-/// A box and the object it is to show, by their numbers in an image.
+/// A box and the object that it is to show, by their numbers in an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Match {
     /// The box, or patch.
@@ -198,6 +198,7 @@ mod tests {
             focal_alpha: 0.25,
             focal_gamma: 2.0,
             boxes_per_object,
+            dense: 0.0,
         }
     }
 
@@ -215,6 +216,7 @@ mod tests {
                 ([0.2, 0.2, 0.2, 0.2], vec![1]),
             ],
             uncounted: Vec::new(),
+            shown: Vec::new(),
         };
         // The third box says the phrase, the first fits a little better.
         let logits = [-5.0, -5.0, -5.0, -5.0, -5.0, 4.0, -5.0, -5.0];

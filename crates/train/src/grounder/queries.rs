@@ -8,6 +8,7 @@ use maskmill_scenes::{Colour, Shape, SizeClass, Texture, phrase};
 
 use super::data::GroundedObject;
 use super::held_out::is_held_out;
+use super::matching::Match;
 
 /// Draws of a phrase that is not asked yet, before one of another kind is drawn, and then before a batch is content with fewer.
 const TRIES: usize = 200;
@@ -31,6 +32,8 @@ pub struct ImageTruth {
     pub objects: Vec<([f32; 4], Vec<usize>)>,
     /// Queries that are true of an object that is too small to be learned: that a box does not fit them is no mistake.
     pub uncounted: Vec<usize>,
+    /// Patches that show one of `objects`, where that is known: at most one object each.
+    pub shown: Vec<Match>,
 }
 
 impl Questions {
@@ -67,7 +70,7 @@ impl Questions {
         Self::given(queries, images)
     }
 
-    /// Looks up what given queries, all different, are true of.
+    /// Looks up what given queries, all different, are true of. Which patch shows what is left open.
     pub fn given(queries: Vec<String>, images: &[&[GroundedObject]]) -> Self {
         let numbers: BTreeMap<&str, usize> = queries
             .iter()
@@ -85,6 +88,7 @@ impl Questions {
             ImageTruth {
                 objects: targets.iter().map(|o| (o.cxcywh_norm, of(o))).collect(),
                 uncounted: small.into_iter().flat_map(of).collect(),
+                shown: Vec::new(),
             }
         };
         let images = images.iter().map(truth).collect();

@@ -1,5 +1,6 @@
 //! A training run of a grounder: what it draws, asks and measures.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{Drawn, GroundedObject, SceneData};
 use super::evaluate::{GrounderReport, evaluate};
+use super::image_tower::from_sam;
 use super::losses::losses;
 use super::queries::Questions;
 use crate::data::mixed;
@@ -47,6 +49,8 @@ pub struct GrounderStep {
     pub giou: f64,
     /// Unweighted.
     pub objectness: f64,
+    /// Of patches that show an object, unweighted.
+    pub dense: f64,
     /// Before clipping.
     pub gradient_norm: f64,
     /// Images a second.
@@ -65,6 +69,7 @@ impl Row for GrounderStep {
         "l1",
         "giou",
         "objectness",
+        "dense",
         "gradient_norm",
         "images_per_second",
         "skipped",
@@ -80,6 +85,7 @@ impl Row for GrounderStep {
             self.l1,
             self.giou,
             self.objectness,
+            self.dense,
             self.gradient_norm,
             self.images_per_second,
             self.skipped as f64,
@@ -139,7 +145,11 @@ pub fn train(
         )),
     };
     let device = place.device.clone().autodiff();
-    let owl = TrainableOwl::fresh(&architecture, pipeline.seed, &device);
+    let given = match &pipeline.model.image_encoder {
+        Some(path) => from_sam(Path::new(path), &architecture)?,
+        None => BTreeMap::new(),
+    };
+    let owl = TrainableOwl::fresh(&architecture, pipeline.seed, &given, &device);
     let grounder = Grounder {
         pipeline,
         device: place.device,
@@ -166,7 +176,8 @@ pub fn architecture(settings: &GrounderArchitecture, vocabulary: usize) -> OwlAr
         layers: wide(layers),
         heads: wide(heads),
         mlp_dim: wide(mlp_dim),
-        activation: Activation::QuickGelu,
+        // The towers of a fresh model have no weights that ask for OpenAI's.
+        activation: Activation::Gelu,
     };
     let s = settings;
     OwlArchitecture {
@@ -201,7 +212,7 @@ pub(crate) struct Batch {
     tokens: Vec<Tokens>,
 }
 
-impl Task<5> for Grounder<'_> {
+impl Task<6> for Grounder<'_> {
     type Model = TrainableOwl;
     type Image = Drawn;
     type Batch = Batch;
@@ -232,7 +243,10 @@ impl Task<5> for Grounder<'_> {
     fn batch(&mut self, owl: &TrainableOwl, images: Vec<Drawn>, number: u64) -> Batch {
         let objects: Vec<&[GroundedObject]> = images.iter().map(|i| &i.objects[..]).collect();
         let mut rng = Rng::with_seed(mixed(self.pipeline.seed ^ QUERIES, number));
-        let questions = Questions::draw(&objects, &self.pipeline.queries, &mut rng);
+        let mut questions = Questions::draw(&objects, &self.pipeline.queries, &mut rng);
+        for (truth, image) in questions.images.iter_mut().zip(&images) {
+            truth.shown = image.shown.clone();
+        }
         let context = owl.architecture().text.context;
         let queries = questions.queries.iter();
         Batch {
@@ -244,15 +258,15 @@ impl Task<5> for Grounder<'_> {
         }
     }
 
-    /// Loss, class, L1, generalised IoU, objectness.
-    fn losses(&self, owl: &TrainableOwl, batch: Batch) -> [Tensor<1>; 5] {
+    /// Loss, class, L1, generalised IoU, objectness, dense.
+    fn losses(&self, owl: &TrainableOwl, batch: Batch) -> [Tensor<1>; 6] {
         let queries = owl.embed_texts(&batch.tokens, self.tokenizer.end());
         let detections = owl.forward(owl.images(&batch.inputs), queries);
         losses(detections, &batch.questions, &self.pipeline.loss)
     }
 
-    fn report(&self, row: StepRow<5>) -> GrounderStep {
-        let [loss, class, l1, giou, objectness] = row.losses;
+    fn report(&self, row: StepRow<6>) -> GrounderStep {
+        let [loss, class, l1, giou, objectness, dense] = row.losses;
         GrounderStep {
             step: row.step,
             images: row.images,
@@ -263,6 +277,7 @@ impl Task<5> for Grounder<'_> {
             l1,
             giou,
             objectness,
+            dense,
             gradient_norm: row.gradient_norm,
             images_per_second: row.images_per_second,
             skipped: row.skipped,
