@@ -6,6 +6,7 @@
 //! cargo bench --bench speed -- --sam FILE --reference PYTHON          beside PyTorch: a quarter of an hour for a ViT-B
 //!     --runs 5            timed runs of each measurement
 //!     --only LIST         of gemm, encoder, decoder, automatic, threads, precision, job
+//!     --pred-iou-thresh, --stability-score-thresh     of the masks that precisions are compared by: 0.5 and 0.8 suit sam-nano
 //! ```
 //!
 //! `--reference` names a Python with the packages of `benches/reference/requirements.txt`. Each measurement's baseline
@@ -25,8 +26,8 @@ use maskmill_kernels::{Level, LinearWeights, PackedLinear};
 use maskmill_masks::Rle;
 use maskmill_pixels::RgbImage;
 use maskmill_sam::{
-    AutomaticOptions, DeviceName, GeneratedMask, MaskOutput, ModelInput, PointPrompt, Precision,
-    Predictor, PreparedImage, Prompt, Sam, generate,
+    AutomaticOptions, DeviceName, GeneratedMask, MaskFilters, MaskOutput, ModelInput, PointPrompt,
+    Precision, Predictor, PreparedImage, Prompt, Sam, generate,
 };
 use rayon::ThreadPoolBuilder;
 use serde_json::{Value, json};
@@ -101,6 +102,7 @@ struct Bench {
     python: Option<PathBuf>,
     runs: usize,
     only: Vec<String>,
+    filters: MaskFilters,
     threads: usize,
     work: tempfile::TempDir,
 }
@@ -108,6 +110,7 @@ struct Bench {
 impl Bench {
     fn new() -> Result<Self, Box<dyn Error>> {
         let python: PathBuf = argument("--reference", PathBuf::new())?;
+        let filters = MaskFilters::default();
         let only: String = argument("--only", String::new())?;
         Ok(Self {
             sam: argument("--sam", repository(support::CHECKPOINT))?,
@@ -118,6 +121,14 @@ impl Bench {
                 .filter(|name| !name.is_empty())
                 .map(str::to_owned)
                 .collect(),
+            filters: MaskFilters {
+                pred_iou_thresh: argument("--pred-iou-thresh", filters.pred_iou_thresh)?,
+                stability_score_thresh: argument(
+                    "--stability-score-thresh",
+                    filters.stability_score_thresh,
+                )?,
+                ..filters
+            },
             threads: std::thread::available_parallelism()?.get(),
             work: tempfile::tempdir()?,
         })
@@ -574,7 +585,10 @@ fn precision(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
     let exact = bench.load(Precision::F32)?;
     let others = [Precision::High, Precision::Bf16];
     let rounded = others.map(|precision| bench.load(precision));
-    let options = AutomaticOptions::default();
+    let options = AutomaticOptions {
+        filters: bench.filters.clone(),
+        ..AutomaticOptions::default()
+    };
     let mut all = others.map(|_| Vec::new());
     let mut photos = Vec::new();
     for name in SAMPLES {
@@ -597,6 +611,11 @@ fn precision(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn E
             all.extend(ious);
         }
         photos.push(result);
+    }
+    if all[0].is_empty() {
+        return Err(
+            "no masks to compare: lower --pred-iou-thresh and --stability-score-thresh".into(),
+        );
     }
     let means = all.map(|ious| ious.iter().sum::<f64>() / ious.len().max(1) as f64);
     for ((precision, mean), bar) in others
