@@ -150,6 +150,11 @@ impl SceneData {
         let Scene { image, objects } = scenes.scene(index);
         let of = |object| GroundedObject::of(object, image.size(), *min_area);
         let grounded: Vec<GroundedObject> = objects.iter().map(of).collect();
+        if !grounded.iter().any(|object| object.is_target) {
+            return Err(format!(
+                "{key}: no object covers the part {min_area} of the image"
+            ));
+        }
         let mut targets = vec![None; image.size().pixels() as usize];
         let are_targets = objects.iter().zip(&grounded).filter(|(_, g)| g.is_target);
         // Parts come after their whole.
@@ -161,17 +166,12 @@ impl SceneData {
                 }
             }
         }
-        match grounded.iter().any(|object| object.is_target) {
-            true => Ok(GroundedImage {
-                key,
-                image,
-                objects: grounded,
-                targets,
-            }),
-            false => Err(format!(
-                "{key}: no object covers the part {min_area} of the image"
-            )),
-        }
+        Ok(GroundedImage {
+            key,
+            image,
+            objects: grounded,
+            targets,
+        })
     }
 
     /// The image of a number, ready for the model: a function of the data, the settings and the number. Scenes without an

@@ -126,15 +126,14 @@ fn dense(detections: &BatchDetections, questions: &Questions, s: &GrounderLoss) 
         patches
     };
     let patches: Vec<Vec<usize>> = questions.images.iter().map(per_object).collect();
-    let counts = || patches.iter().flatten().filter(|count| **count > 0);
-    if counts().next().is_none() {
+    let objects = patches.iter().flatten().filter(|count| **count > 0).count();
+    if objects == 0 {
         return Tensor::zeros([1], &device);
     }
-    let objects = counts().count() as f32;
     for (image, (truth, patches)) in questions.images.iter().zip(&patches).enumerate() {
         for Match { patch, object } in &truth.shown {
             let (cxcywh, named) = &truth.objects[*object];
-            let weight = (objects * patches[*object] as f32).recip();
+            let weight = ((objects * patches[*object]) as f32).recip();
             targets.patches.push((image * boxes + patch) as i64);
             targets.boxes.extend(cxcywh);
             targets.weights.push(weight);
