@@ -39,6 +39,11 @@ impl Scenes {
         })
     }
 
+    /// What they are asked for.
+    pub fn options(&self) -> &SceneOptions {
+        &self.options
+    }
+
     /// How many there are; at least one.
     #[expect(clippy::len_without_is_empty, reason = "there is at least one scene")]
     pub fn len(&self) -> usize {

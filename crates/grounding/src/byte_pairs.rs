@@ -61,14 +61,14 @@ impl BytePairs {
     }
 
     /// The text of `vocab.json`: every token's id, in their order.
-    pub(crate) fn vocabulary_file(&self) -> String {
+    pub fn vocabulary_file(&self) -> String {
         let entries = self.tokens.iter().enumerate();
         let entries = entries.map(|(id, token)| format!("{}:{id}", Value::from(token.as_str())));
         format!("{{{}}}", entries.collect::<Vec<_>>().join(","))
     }
 
     /// The text of `merges.txt`.
-    pub(crate) fn merges_file(&self) -> String {
+    pub fn merges_file(&self) -> String {
         let lines = self
             .merges
             .iter()

@@ -48,6 +48,7 @@ mod precision;
 mod problem;
 mod prompts;
 mod record;
+mod scenes;
 mod schema;
 mod section;
 mod segment;
@@ -76,6 +77,7 @@ pub use prompts::{
     TextPrompts,
 };
 pub use record::{JobRecord, ModelRecord};
+pub use scenes::SceneSettings;
 pub use segment::{SEGMENT_VERSION, Segment, SegmentDraft, SegmentFile, SegmentKind};
 pub use select::{Selection, SelectionError};
 pub use shard::{Cut, Shard, ShardId, ShardLimits, cut};

@@ -10,6 +10,7 @@ use crate::needs;
 use crate::precision::{PRECISIONS, Precision};
 use crate::problem::Problems;
 use crate::prompts::{MODE, Mode, Prompts, read_prompts};
+use crate::scenes::SceneSettings;
 use crate::schema::FileKind;
 use crate::section::Section;
 use crate::shard::ShardLimits;
@@ -46,7 +47,7 @@ pub struct Pipeline {
 /// `file://`, `s3://bucket/prefix`, `gs://`, `az://`, `http://` or `https://` location; it has no
 /// credentials in it. A column that is not named is found by its usual names,
 /// if it has any.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Source {
     /// A folder or prefix of image files, read recursively.
@@ -131,12 +132,9 @@ pub enum Source {
         seed: u64,
         /// How many scenes there are.
         count: u32,
-        /// `[least, most]`, in pixels, both included.
-        width: [u32; 2],
-        /// `[least, most]`, in pixels, both included.
-        height: [u32; 2],
-        /// Objects in a scene, not counting their parts: `[least, most]`, both included.
-        objects: [u32; 2],
+        /// Their sizes and contents.
+        #[serde(flatten)]
+        scenes: SceneSettings,
         /// How many scenes make a shard, at most.
         images_per_shard: u32,
     },
@@ -346,6 +344,9 @@ const KIND: Choice<Kind> = Choice {
         ("width", &[Kind::Scenes]),
         ("height", &[Kind::Scenes]),
         ("objects", &[Kind::Scenes]),
+        ("shapes", &[Kind::Scenes]),
+        ("radius", &[Kind::Scenes]),
+        ("parts", &[Kind::Scenes]),
     ],
 };
 const READ: &[Kind] = &[
@@ -428,9 +429,7 @@ fn read_scenes(mut section: Section<'_>) -> Source {
         // TOML's integers end there.
         seed: section.integer("seed", 0, 0..=i64::MAX as u64),
         count: section.integer_u32("count", 1, 1..=u32::MAX),
-        width: section.range_u32("width", [512, 512], 32..=8192),
-        height: section.range_u32("height", [512, 512], 32..=8192),
-        objects: section.range_u32("objects", [4, 24], 0..=1000),
+        scenes: SceneSettings::read(&mut section, 0),
         images_per_shard: read_images_per_shard(&mut section),
     };
     section.finish();

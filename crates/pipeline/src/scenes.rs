@@ -32,22 +32,14 @@ impl Scenes {
         let Source::Scenes {
             seed,
             count,
-            width,
-            height,
-            objects,
+            scenes,
             images_per_shard: _,
         } = source
         else {
             return None;
         };
-        let options = SceneOptions {
-            width: width[0]..=width[1],
-            height: height[0]..=height[1],
-            objects: objects[0]..=objects[1],
-            ..SceneOptions::default()
-        };
         Some(Self {
-            options: Arc::new(options),
+            options: Arc::new(scenes.options()),
             first_seed: *seed,
             count: *count,
         })
@@ -128,6 +120,7 @@ fn etag() -> String {
 #[cfg(test)]
 mod tests {
     use maskmill_formats::decode::{DecodeLimits, decode};
+    use maskmill_job::SceneSettings;
     use maskmill_masks::ImageSize;
 
     use super::*;
@@ -136,9 +129,12 @@ mod tests {
         let source = Source::Scenes {
             seed: 99_999_999,
             count: 3,
-            width: [40, 40],
-            height: [32, 32],
-            objects: [1, 3],
+            scenes: SceneSettings {
+                width: [40, 40],
+                height: [32, 32],
+                objects: [1, 3],
+                ..SceneSettings::default()
+            },
             images_per_shard: 2,
         };
         Scenes::of(&source).unwrap()

@@ -29,7 +29,9 @@ pub(crate) fn arrange(random: &mut Random, options: &SceneOptions, size: ImageSi
     // In a long image things are as large as its short side allows.
     let span = (width * height).sqrt().min(1.5 * width.min(height));
     let wanted = random.int(*options.objects.start(), *options.objects.end()) as usize;
-    let largest = random.log_range(0.1, 0.28);
+    let (smallest, limit) = (*options.radius.start(), *options.radius.end());
+    // Of some scenes all things are small.
+    let largest = random.log_range(smallest.max(0.1).min(limit), limit);
 
     let mut placed = Vec::with_capacity(wanted);
     if wanted > 0 && random.chance(0.4) {
@@ -43,7 +45,7 @@ pub(crate) fn arrange(random: &mut Random, options: &SceneOptions, size: ImageSi
     }
     while placed.len() < wanted {
         let left = (wanted - placed.len()) as u32;
-        let radius = span * random.log_range(0.02, largest);
+        let radius = span * random.log_range(smallest, largest);
         let centre = [
             width * random.range(0.02, 0.98),
             height * random.range(0.02, 0.98),
@@ -88,7 +90,7 @@ fn place(
     let mut blueprint = blueprint.clone();
     let has_parts = blueprint.chance(options.parts);
     let upright = blueprint.chance(0.3);
-    let thing = Thing::random(&mut blueprint, palette, radius, has_parts);
+    let thing = Thing::random(&mut blueprint, palette, &options.shapes, radius, has_parts);
     let axis = if upright {
         [1.0, 0.0]
     } else {

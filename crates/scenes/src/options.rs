@@ -4,6 +4,8 @@ use std::ops::RangeInclusive;
 
 use maskmill_masks::ImageSize;
 
+use crate::shape::Shape;
+
 /// Sizes and contents of scenes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SceneOptions {
@@ -13,6 +15,11 @@ pub struct SceneOptions {
     pub width: RangeInclusive<u32>,
     /// Wholes that are painted, drawn evenly from the range: 0 to 1000. Fewer may be seen.
     pub objects: RangeInclusive<u32>,
+    /// Shapes that wholes may have; each as often as it is among all, in proportion. Empty: [`Shape::WHOLES`].
+    pub shapes: Vec<Shape>,
+    /// Radii of discs as large as a whole is, in square roots of the image's pixels: uniform in ratio, in `(0, 0.45]`. In four of
+    /// ten scenes the first whole is larger, 0.26 to 0.45.
+    pub radius: RangeInclusive<f32>,
     /// Probability that a whole has parts.
     pub parts: f32,
     /// Probability that an object hardly differs from what is behind it.
@@ -30,6 +37,8 @@ impl Default for SceneOptions {
             height: 512..=512,
             width: 512..=512,
             objects: 3..=24,
+            shapes: Vec::new(),
+            radius: 0.02..=0.28,
             parts: 0.35,
             low_contrast: 0.06,
             min_visible_px: 64,
@@ -42,6 +51,9 @@ impl Default for SceneOptions {
 pub(crate) const SIDES: RangeInclusive<u32> = 8..=8192;
 /// Wholes that a scene may have: with their parts they are numbered in 16 bits.
 pub(crate) const MAX_OBJECTS: u32 = 1000;
+
+/// The radius of the largest wholes, in square roots of the image's pixels.
+pub(crate) const RADIUS_MAX: f32 = 0.45;
 
 /// Options that no scene can be made of.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -75,6 +87,20 @@ pub enum OptionsError {
         option: &'static str,
         /// The value.
         value: f64,
+    },
+    /// Radii that no whole can have.
+    #[error("radius = {start}..={end} is not a range within (0, {RADIUS_MAX}]")]
+    Radius {
+        /// The range's start.
+        start: f32,
+        /// The range's end.
+        end: f32,
+    },
+    /// A shape that only parts have.
+    #[error("shapes: {shape} is no shape of wholes")]
+    NoWhole {
+        /// It.
+        shape: Shape,
     },
     /// Masks without pixels would be objects.
     #[error("min_visible_px = 0 would list objects that cannot be seen; it is at least 1")]
@@ -123,10 +149,29 @@ impl SceneOptions {
                 problems.push(OptionsError::NotAShare { option, value });
             }
         }
+        let (start, end) = (*self.radius.start(), *self.radius.end());
+        // No comparison holds of what is no number.
+        if !(0.0 < start && start <= end && end <= RADIUS_MAX) {
+            problems.push(OptionsError::Radius { start, end });
+        }
+        for &shape in &self.shapes {
+            if !Shape::WHOLES.contains(&shape) {
+                problems.push(OptionsError::NoWhole { shape });
+            }
+        }
         if self.min_visible_px == 0 {
             problems.push(OptionsError::NothingVisible);
         }
         problems
+    }
+
+    /// The shapes that objects of scenes may have, those of parts included.
+    pub fn possible_shapes(&self) -> &[Shape] {
+        match (self.parts > 0.0, self.shapes.as_slice()) {
+            (true, _) => &Shape::ALL,
+            (false, []) => &Shape::WHOLES,
+            (false, some) => some,
+        }
     }
 
     /// The fewest visible pixels of an object in an image of `size`.
@@ -156,6 +201,8 @@ mod tests {
             height: 4..=200,
             width: 90..=80,
             objects: 5..=2000,
+            shapes: vec![Shape::Disc, Shape::Section],
+            radius: 0.0..=0.3,
             parts: f32::NAN,
             low_contrast: 1.5,
             min_visible_px: 0,
@@ -171,6 +218,8 @@ mod tests {
                 "parts = NaN is outside [0, 1]",
                 "low_contrast = 1.5 is outside [0, 1]",
                 "min_visible_fraction = -0.5 is outside [0, 1]",
+                "radius = 0..=0.3 is not a range within (0, 0.45]",
+                "shapes: section is no shape of wholes",
                 "min_visible_px = 0 would list objects that cannot be seen; it is at least 1",
             ]
         );

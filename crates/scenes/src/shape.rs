@@ -72,6 +72,28 @@ impl Shape {
         Shape::Section,
     ];
 
+    /// Every shape that wholes have.
+    pub const WHOLES: [Shape; 18] = [
+        Shape::Disc,
+        Shape::Oval,
+        Shape::Square,
+        Shape::Rectangle,
+        Shape::RoundedRectangle,
+        Shape::Triangle,
+        Shape::Polygon,
+        Shape::Star,
+        Shape::Cross,
+        Shape::Ring,
+        Shape::Crescent,
+        Shape::Leaf,
+        Shape::Drop,
+        Shape::Blob,
+        Shape::Cloud,
+        Shape::Bar,
+        Shape::Limb,
+        Shape::Figure,
+    ];
+
     /// The noun of phrases.
     pub fn word(self) -> &'static str {
         match self {
@@ -97,28 +119,36 @@ impl Shape {
         }
     }
 
-    /// A shape for a whole: smooth, organic ones are the most frequent, as they are in photos.
-    pub(crate) fn random(random: &mut Random) -> Self {
-        random.weighted(&[
-            (Shape::Disc, 2.0),
-            (Shape::Oval, 2.0),
-            (Shape::Square, 0.7),
-            (Shape::Rectangle, 2.0),
-            (Shape::RoundedRectangle, 1.5),
-            (Shape::Triangle, 0.8),
-            (Shape::Polygon, 1.5),
-            (Shape::Star, 0.6),
-            (Shape::Cross, 0.4),
-            (Shape::Ring, 0.7),
-            (Shape::Crescent, 0.6),
-            (Shape::Leaf, 1.2),
-            (Shape::Drop, 1.0),
-            (Shape::Blob, 4.0),
-            (Shape::Cloud, 1.5),
-            (Shape::Bar, 1.2),
-            (Shape::Limb, 1.6),
-            (Shape::Figure, 1.5),
-        ])
+    /// The shape that `word` is the noun of.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|shape| shape.word() == word)
+    }
+
+    /// How frequent it is among wholes: smooth, organic ones are the most frequent, as they are in photos.
+    fn weight(self) -> f32 {
+        match self {
+            Shape::Blob => 4.0,
+            Shape::Disc | Shape::Oval | Shape::Rectangle => 2.0,
+            Shape::Limb => 1.6,
+            Shape::RoundedRectangle | Shape::Polygon | Shape::Cloud | Shape::Figure => 1.5,
+            Shape::Leaf | Shape::Bar => 1.2,
+            Shape::Drop => 1.0,
+            Shape::Triangle => 0.8,
+            Shape::Square | Shape::Ring => 0.7,
+            Shape::Star | Shape::Crescent => 0.6,
+            Shape::Cross => 0.4,
+            Shape::Section => 0.0,
+        }
+    }
+
+    /// A shape for a whole, one of `shapes`; of all if there are none.
+    pub(crate) fn random(random: &mut Random, shapes: &[Shape]) -> Self {
+        let shapes = match shapes {
+            [] => &Self::WHOLES,
+            some => some,
+        };
+        let weighted = shapes.iter().map(|&shape| (shape, shape.weight()));
+        random.weighted(&weighted.collect::<Vec<_>>())
     }
 
     /// An outline of this shape, as large as a disc of `radius` pixels, roughly.

@@ -56,14 +56,15 @@ impl Palette {
 }
 
 impl Thing {
-    /// A thing as large as a disc of `radius` pixels, roughly. The same random numbers give the same thing at every radius.
+    /// A thing of one of `shapes`, as large as a disc of `radius` pixels, roughly. The same random numbers give the same thing at every radius.
     pub(crate) fn random(
         random: &mut Random,
         palette: &Palette,
+        shapes: &[Shape],
         radius: f32,
         has_parts: bool,
     ) -> Self {
-        let shape = Shape::random(&mut random.fork());
+        let shape = Shape::random(&mut random.fork(), shapes);
         let outline = shape.outline(&mut random.fork(), radius);
         let rough = rough(&mut random.fork(), shape, radius);
         let base = palette.colour(&mut random.fork());
@@ -133,7 +134,7 @@ mod tests {
     fn the_same_numbers_give_the_same_thing_at_every_size() {
         for seed in 0..50 {
             let palette = Palette::random(&mut Random::new(seed));
-            let thing = |radius| Thing::random(&mut Random::new(seed), &palette, radius, true);
+            let thing = |radius| Thing::random(&mut Random::new(seed), &palette, &[], radius, true);
             let (small, large) = (thing(60.0), thing(180.0));
             assert_eq!(small.shape, large.shape);
             assert_eq!(small.surface.base, large.surface.base);

@@ -9,7 +9,6 @@ use maskmill_examples::{
 };
 use maskmill_job as job;
 use maskmill_masks::BoxPx;
-use maskmill_scenes::SceneOptions;
 use rayon::prelude::*;
 
 use crate::error::TrainError;
@@ -233,29 +232,13 @@ pub(crate) fn unchanged(augmentation: &job::Augmentation) -> bool {
         && augmentation.grayscale == 0.0
 }
 
-/// What scenes are asked for.
-pub(crate) fn scene_options(width: [u32; 2], height: [u32; 2], objects: [u32; 2]) -> SceneOptions {
-    let range = |[least, most]: [u32; 2]| least..=most;
-    SceneOptions {
-        width: range(width),
-        height: range(height),
-        objects: range(objects),
-        ..SceneOptions::default()
-    }
-}
-
 fn open(kind: &job::TrainingDataKind, setting: String) -> Result<Source, TrainError> {
     let opened = match kind {
         job::TrainingDataKind::Scenes {
             seed,
             count,
-            width,
-            height,
-            objects,
-        } => {
-            let options = scene_options(*width, *height, *objects);
-            Source::scenes(options, *seed, *count as usize)
-        }
+            scenes,
+        } => Source::scenes(scenes.options(), *seed, *count as usize),
         job::TrainingDataKind::Sa1b { path } => Source::sa1b(Path::new(path)),
         job::TrainingDataKind::Coco {
             annotations,

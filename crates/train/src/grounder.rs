@@ -22,6 +22,7 @@ mod matching;
 mod model;
 mod queries;
 mod run;
+mod start;
 
 pub use data::{GroundedImage, GroundedObject, SceneData};
 pub use evaluate::{FormReport, GrounderReport, evaluate, evaluate_on};

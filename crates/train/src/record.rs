@@ -41,7 +41,7 @@ pub fn record_of(
     ))
 }
 
-/// The record of a run of a grounder, with the digest of the model whose image encoder it begins with.
+/// The record of a run of a grounder, with the digest of the model that it begins with.
 ///
 /// # Errors
 /// [`TrainError::Read`] of a file that cannot be read.
@@ -49,8 +49,15 @@ pub fn record_of_grounder(
     pipeline: &GrounderPipeline,
     tool_version: &str,
 ) -> Result<TrainingRecord<GrounderPipeline>, TrainError> {
-    let named = pipeline.model.image_encoder.iter();
-    let named = named.map(|path| ("model.image_encoder".to_owned(), path.as_str()));
+    let model = &pipeline.model;
+    let named = [
+        ("model.image_encoder", &model.image_encoder),
+        ("model.checkpoint", &model.checkpoint),
+    ];
+    let named = named.into_iter().filter_map(|(setting, path)| {
+        let path = path.as_ref()?;
+        Some((setting.to_owned(), path.as_str()))
+    });
     let digests = digests(named.collect())?;
     Ok(TrainingRecord::new(pipeline, &digests, tool_version))
 }

@@ -75,6 +75,18 @@ fn run(
     (outcome, heard)
 }
 
+/// Every parameter under its official key.
+fn by_key(model: &TrainableOwl) -> Vec<(String, Vec<f32>)> {
+    let values = model.values();
+    let placements = model.keys().placements().iter();
+    placements
+        .filter_map(|p| {
+            let values = values[&p.parameter?].clone();
+            Some((p.key.clone(), p.in_file_order(values)))
+        })
+        .collect()
+}
+
 #[test]
 fn a_resumed_run_ends_with_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
@@ -182,6 +194,62 @@ fn an_image_tower_begins_as_a_sam_encoder_of_its_sizes() {
 }
 
 #[test]
+fn a_model_begins_with_the_weights_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    run(&pipeline(&["seed=9"]), &at("first"), None).0.unwrap();
+    let from = at("first").join(files::LAST);
+    let set = format!("model.checkpoint={from:?}");
+    let hardly = "optimiser.learning_rate=1e-7";
+    let next = pipeline(&[&set, hardly]);
+    run(&next, &at("second"), Some(1)).0.unwrap();
+    run(&pipeline(&[hardly]), &at("fresh"), Some(1)).0.unwrap();
+
+    let weights = |name: &str| {
+        let folder = at(name);
+        let model = TrainableOwl::load(&folder.join(files::LAST), &Device::flex()).unwrap();
+        let values = by_key(&model).into_iter().flat_map(|(_, values)| values);
+        values.collect::<Vec<f32>>()
+    };
+    let first = weights("first");
+    let furthest = |other: &str| {
+        let pairs = first.iter().zip(weights(other));
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    assert!(furthest("second") < 1e-3, "{}", furthest("second"));
+    assert!(furthest("fresh") > 0.1, "{}", furthest("fresh"));
+
+    let refused = |pipeline: &GrounderPipeline| {
+        let error = run(pipeline, &at("other"), None).0.unwrap_err();
+        std::fs::remove_dir_all(at("other")).unwrap();
+        error.to_string()
+    };
+    let error = refused(&pipeline(&[&set, "architecture.image_depth=1"]));
+    assert!(
+        error.contains("give it the checkpoint's sizes") && error.contains("model.checkpoint: "),
+        "{error}"
+    );
+    let merges = at("first").join("merges.txt");
+    let text = std::fs::read_to_string(&merges).unwrap();
+    std::fs::write(&merges, text.replace("#version", "# version")).unwrap();
+    let error = refused(&next);
+    assert!(
+        error.contains("has another merges.txt beside it"),
+        "{error}"
+    );
+    std::fs::remove_file(&merges).unwrap();
+    assert!(refused(&next).contains("merges.txt"));
+
+    // The file's content is part of what the run is.
+    run(&pipeline(&["seed=8"]), &at("another"), Some(1))
+        .0
+        .unwrap();
+    std::fs::copy(at("another").join(files::LAST), &from).unwrap();
+    let error = run(&next, &at("second"), Some(2)).0.unwrap_err();
+    assert!(error.to_string().contains("sha256 of model.checkpoint: "));
+}
+
+#[test]
 fn another_training_file_is_refused_by_what_differs() {
     let folder = tempfile::tempdir().unwrap();
     run(&pipeline(&[]), folder.path(), Some(1)).0.unwrap();
@@ -206,18 +274,6 @@ fn a_saved_model_is_the_model_and_knows_every_word() {
     let owl = Owl::load(folder.path(), None, &Device::flex()).unwrap();
     assert_eq!(*owl.architecture(), sizes);
     let loaded = TrainableOwl::load(folder.path(), &Device::flex()).unwrap();
-    let by_key = |model: &TrainableOwl| -> Vec<(String, Vec<f32>)> {
-        let values = model.values();
-        let placements = model.keys().placements().iter();
-        placements
-            .filter_map(|p| {
-                Some((
-                    p.key.clone(),
-                    p.in_file_order(values[&p.parameter?].clone()),
-                ))
-            })
-            .collect()
-    };
     assert_eq!(by_key(&model), by_key(&loaded));
     let again = folder.path().join("again.safetensors");
     loaded.save(&again, stored_as, Default::default()).unwrap();

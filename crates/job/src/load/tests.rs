@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    Fingerprint, JobRecord, PointGrid, Precision, Prompts, ShardLimits, Source, canonical_json,
+    Fingerprint, JobRecord, PointGrid, Precision, Prompts, SceneSettings, ShardLimits, Source,
+    canonical_json,
 };
 
 pub(super) const PIPELINE: &str = r#"
@@ -447,9 +448,7 @@ fn scenes_are_made_and_not_read() {
         Source::Scenes {
             seed: 0,
             count: 9,
-            width: [512, 512],
-            height: [512, 512],
-            objects: [4, 24],
+            scenes: SceneSettings::default(),
             images_per_shard: 256,
         }
     );
@@ -460,15 +459,21 @@ fn scenes_are_made_and_not_read() {
             bytes_per_shard: u64::MAX,
         }
     );
-    let all = "seed = 7\ncount = 50\nwidth = 64\nheight = [48, 96]\nobjects = [0, 3]\nimages_per_shard = 10";
+    let all = "seed = 7\ncount = 50\nwidth = 64\nheight = [48, 96]\nobjects = [0, 3]\n\
+               shapes = [\"star\", \"rounded rectangle\"]\nradius = [0.1, 0.25]\nparts = 0\nimages_per_shard = 10";
     assert_eq!(
         source(all),
         Source::Scenes {
             seed: 7,
             count: 50,
-            width: [64, 64],
-            height: [48, 96],
-            objects: [0, 3],
+            scenes: SceneSettings {
+                width: [64, 64],
+                height: [48, 96],
+                objects: [0, 3],
+                shapes: vec!["star".to_string(), "rounded rectangle".to_string()],
+                radius: [0.1, 0.25],
+                parts: 0.0,
+            },
             images_per_shard: 10,
         }
     );
@@ -489,6 +494,27 @@ fn scenes_are_made_and_not_read() {
             "cats.toml:12: source.key_column has no meaning for kind = \"scenes\"; it is for kind = \
              \"parquet\" or \"manifest\". Remove it",
         ]
+    );
+    let names = "disc, oval, square, rectangle, rounded rectangle, triangle, polygon, star, cross, ring, crescent, leaf, \
+                 drop, blob, cloud, bar, limb, figure";
+    let contents = "count = 9\nshapes = [\"disk\", \"disc\", 3, \"disc\", \"section\"]\nradius = [0.3, 0.5]\nparts = 2";
+    assert_eq!(
+        messages(with(contents)),
+        [
+            format!("cats.toml:5: source.shapes[0] = \"disk\" is none of {names}"),
+            "cats.toml:5: source.shapes[2] = 3 is an integer; it must be a shape".to_string(),
+            "cats.toml:5: source.shapes[3] = \"disc\" is there twice".to_string(),
+            format!("cats.toml:5: source.shapes[4] = \"section\" is none of {names}"),
+            "cats.toml:6: source.radius = [0.3, 0.5] is not a range above 0 and up to 0.45"
+                .to_string(),
+            "cats.toml:7: source.parts = 2 is outside [0, 1]".to_string(),
+        ]
+    );
+    assert_eq!(
+        messages(with("count = 9\nshapes = []")),
+        [format!(
+            "cats.toml:5: source.shapes is empty; it must be an array of shapes: {names}"
+        )]
     );
     assert_eq!(
         messages(with("seed = 1")),
@@ -511,6 +537,9 @@ fn every_setting_of_scenes_changes_the_fingerprint() {
         "count = 9\nwidth = [64, 512]",
         "count = 9\nheight = 64",
         "count = 9\nobjects = 4",
+        "count = 9\nshapes = [\"disc\"]",
+        "count = 9\nradius = [0.1, 0.2]",
+        "count = 9\nparts = 0.5",
         "count = 9\nimages_per_shard = 4",
     ] {
         assert_ne!(fingerprint(other), base, "{other}");

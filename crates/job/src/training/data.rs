@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::choice::Choice;
 use crate::location;
 use crate::problem::Origin;
+use crate::scenes::SceneSettings;
 use crate::schema;
 use crate::section::Section;
 
@@ -22,7 +23,7 @@ pub struct TrainingData {
 
 /// Images with masks. Every path is one on this machine, and begins at the working directory if it
 /// is relative.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum TrainingDataKind {
     /// Generated scenes, the same for the same settings.
@@ -31,12 +32,9 @@ pub enum TrainingDataKind {
         seed: u64,
         /// How many different scenes there are.
         count: u32,
-        /// `[least, most]`, in pixels, both included.
-        width: [u32; 2],
-        /// `[least, most]`, in pixels, both included.
-        height: [u32; 2],
-        /// Objects in a scene, `[least, most]`, both included.
-        objects: [u32; 2],
+        /// Their sizes and contents.
+        #[serde(flatten)]
+        scenes: SceneSettings,
     },
     /// A folder as SA-1B has it: images with a JSON file of the same stem beside each.
     Sa1b {
@@ -92,6 +90,9 @@ const KIND: Choice<Kind> = Choice {
         ("width", &[Kind::Scenes]),
         ("height", &[Kind::Scenes]),
         ("objects", &[Kind::Scenes]),
+        ("shapes", &[Kind::Scenes]),
+        ("radius", &[Kind::Scenes]),
+        ("parts", &[Kind::Scenes]),
         ("path", &[Kind::Sa1b]),
         ("annotations", &[Kind::Coco]),
         ("images", &[Kind::Coco, Kind::Maskmill]),
@@ -135,10 +136,8 @@ fn read_one(mut table: Section<'_>) -> TrainingData {
             TrainingDataKind::Scenes {
                 seed: table.integer("seed", 0, 0..=u64::MAX >> 1),
                 count: table.integer_u32("count", 100_000, 1..=u32::MAX),
-                width: table.range_u32("width", [512, 512], 32..=8192),
-                height: table.range_u32("height", [512, 512], 32..=8192),
                 // A scene without an object teaches nothing.
-                objects: table.range_u32("objects", [4, 24], 1..=1000),
+                scenes: SceneSettings::read(&mut table, 1),
             }
         }
         Some(Kind::Sa1b) => TrainingDataKind::Sa1b {

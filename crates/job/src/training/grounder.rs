@@ -82,6 +82,9 @@ pub struct GrounderModel {
     /// A SAM checkpoint whose image encoder has the sizes of the image tower, which begins with its weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_encoder: Option<String>,
+    /// A grounder's checkpoint of the same sizes and words, with its tokenizer beside it: all weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
 }
 
 impl GrounderModel {
@@ -237,9 +240,16 @@ fn read_architecture(mut section: Section<'_>) -> GrounderArchitecture {
 }
 
 fn read_model(mut section: Section<'_>) -> GrounderModel {
+    let origin = section.origin_of("image_encoder");
     let model = GrounderModel {
         image_encoder: section.location("image_encoder", location::LOCAL),
+        checkpoint: section.location("checkpoint", location::LOCAL),
     };
+    if model.image_encoder.is_some() && model.checkpoint.is_some() {
+        let what =
+            " has no meaning beside model.checkpoint, which has an image tower. Remove one of them";
+        section.note(origin, "image_encoder", what);
+    }
     section.finish();
     model
 }

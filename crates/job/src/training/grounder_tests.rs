@@ -105,6 +105,17 @@ fn what_does_not_fit_is_reported_at_once_by_its_line() {
 }
 
 #[test]
+fn weights_come_from_one_place() {
+    let text = GROUNDER.to_owned() + "[model]\nimage_encoder = \"s\"\ncheckpoint = \"o\"\n";
+    assert_eq!(
+        messages(load_grounder_pipeline(file(&text), &[])),
+        [
+            "finder.toml:11: model.image_encoder has no meaning beside model.checkpoint, which has an image tower. Remove one of them"
+        ]
+    );
+}
+
+#[test]
 fn every_key_changes_the_fingerprint() {
     let print = |sets: &[&str]| {
         let pipeline = read(sets).unwrap_or_else(|error| panic!("{sets:?}: {error}"));
@@ -125,6 +136,7 @@ fn every_key_changes_the_fingerprint() {
         "architecture.text_mlp_dim=96",
         "architecture.context=12",
         "model.image_encoder=\"sam.safetensors\"",
+        "model.checkpoint=\"owl.safetensors\"",
         "augmentation.flip=false",
         "augmentation.vertical_flip=true",
         "augmentation.colour=0.1",

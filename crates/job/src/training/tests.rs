@@ -6,7 +6,9 @@ use std::path::Path;
 
 use super::*;
 use crate::schema::FileKind;
-use crate::{ConfigError, TextFile, TrainingJob, load_training, load_training_pipeline};
+use crate::{
+    ConfigError, SceneSettings, TextFile, TrainingJob, load_training, load_training_pipeline,
+};
 
 const TRAINING: &str = r#"
 name = "nano"
@@ -109,9 +111,12 @@ fn each_kind_of_data_is_read_with_its_settings() {
     let expected = TrainingDataKind::Scenes {
         seed: 7,
         count: 50,
-        width: [64, 64],
-        height: [48, 96],
-        objects: [1, 3],
+        scenes: SceneSettings {
+            width: [64, 64],
+            height: [48, 96],
+            objects: [1, 3],
+            ..SceneSettings::default()
+        },
     };
     assert_eq!(data(scenes).unwrap(), of(expected, 2.0, 0.01));
     let path = "photos".to_string();
@@ -439,6 +444,9 @@ fn every_key_of_data_changes_the_fingerprint() {
         ("scenes", "width=64"),
         ("scenes", "height=[64,128]"),
         ("scenes", "objects=2"),
+        ("scenes", "shapes=[\"disc\"]"),
+        ("scenes", "radius=[0.1,0.2]"),
+        ("scenes", "parts=0"),
         ("scenes", "weight=2"),
         ("coco", "weight=2"),
     ] {

@@ -9,7 +9,7 @@ use maskmill_pixels::RgbImage;
 use maskmill_scenes::{Colour, Scene, SceneObject, Shape, SizeClass, Texture};
 
 use super::matching::Match;
-use crate::data::{drawn_by, first_places, scene_options};
+use crate::data::{drawn_by, first_places};
 use crate::error::TrainError;
 
 /// Scenes in a row without an object that is large enough.
@@ -104,16 +104,13 @@ impl SceneData {
             let TrainingDataKind::Scenes {
                 seed,
                 count,
-                width,
-                height,
-                objects,
+                scenes,
             } = &data.kind
             else {
                 let what = "only generated scenes come with phrases";
                 return Err(TrainError::Settings(format!("{setting}[{i}]: {what}")));
             };
-            let options = scene_options(*width, *height, *objects);
-            let scenes = Scenes::new(options, *seed, *count as usize);
+            let scenes = Scenes::new(scenes.options(), *seed, *count as usize);
             let scenes = scenes.map_err(|source: OpenError| TrainError::Data {
                 setting: format!("{setting}[{i}]"),
                 source,
@@ -127,6 +124,14 @@ impl SceneData {
         Ok(Self {
             sources: sources.collect::<Result<_, TrainError>>()?,
         })
+    }
+
+    /// The shapes that objects may have.
+    pub(crate) fn shapes(&self) -> Vec<Shape> {
+        let of_source = |from: &Source| from.scenes.options().possible_shapes().to_vec();
+        let possible: Vec<Shape> = self.sources.iter().flat_map(of_source).collect();
+        let all = Shape::ALL.into_iter();
+        all.filter(|shape| possible.contains(shape)).collect()
     }
 
     /// Source and index of the first `count` scenes, of each source in proportion to its weight: the same ones every time.

@@ -37,10 +37,11 @@ pub struct ImageTruth {
 }
 
 impl Questions {
-    /// Draws `settings.per_image` phrases for each image, and looks up what each is true of in all of them. The result is a
-    /// function of the arguments alone. No phrase names a pair that is held out.
+    /// Draws `settings.per_image` phrases for each image, and looks up what each is true of in all of them. Phrases that are not
+    /// true name `shapes`, which objects may have. The result is a function of the arguments alone. No phrase names a pair that is held out.
     pub(crate) fn draw(
         images: &[&[GroundedObject]],
+        shapes: &[Shape],
         settings: &QuerySettings,
         rng: &mut Rng,
     ) -> Self {
@@ -54,7 +55,7 @@ impl Questions {
                 for attempt in 0..2 * TRIES {
                     let drawn = match number < positives && attempt < TRIES {
                         true => positive(objects, settings.held_out, rng),
-                        false => negative(objects, settings.held_out, rng)
+                        false => negative(objects, shapes, settings.held_out, rng)
                             .filter(|phrase| !phrases.contains(phrase.as_str())),
                     };
                     let Some(drawn) = drawn else {
@@ -113,12 +114,17 @@ fn positive(objects: &[GroundedObject], held_out: f64, rng: &mut Rng) -> Option<
 
 /// A phrase of what could be in a scene; most often one of an object with another word. None where it names a pair that is
 /// held out.
-fn negative(objects: &[GroundedObject], held_out: f64, rng: &mut Rng) -> Option<String> {
+fn negative(
+    objects: &[GroundedObject],
+    shapes: &[Shape],
+    held_out: f64,
+    rng: &mut Rng,
+) -> Option<String> {
     let any = |rng: &mut Rng| {
         (
             Colour::ALL[rng.usize(0..Colour::ALL.len())],
             Texture::ALL[rng.usize(0..Texture::ALL.len())],
-            Shape::ALL[rng.usize(0..Shape::ALL.len())],
+            shapes[rng.usize(0..shapes.len())],
         )
     };
     let (mut colour, mut texture, mut shape) = any(rng);
@@ -154,7 +160,7 @@ fn negative(objects: &[GroundedObject], held_out: f64, rng: &mut Rng) -> Option<
 
 #[cfg(test)]
 mod tests {
-    use maskmill_job::TrainingData;
+    use maskmill_job::{SceneSettings, TrainingData};
 
     use super::*;
     use crate::grounder::SceneData;
@@ -164,9 +170,12 @@ mod tests {
             kind: maskmill_job::TrainingDataKind::Scenes {
                 seed: 4,
                 count: 100,
-                width: [96, 128],
-                height: [96, 128],
-                objects: [3, 9],
+                scenes: SceneSettings {
+                    width: [96, 128],
+                    height: [96, 128],
+                    objects: [3, 9],
+                    ..SceneSettings::default()
+                },
             },
             weight: 1.0,
             min_area: 0.01,
@@ -187,7 +196,8 @@ mod tests {
             positives: 0.5,
             held_out: 0.3,
         };
-        let draw = |seed| Questions::draw(&images, &settings, &mut Rng::with_seed(seed));
+        let draw =
+            |seed| Questions::draw(&images, &Shape::ALL, &settings, &mut Rng::with_seed(seed));
         let questions = draw(1);
         assert_eq!(questions, draw(1));
         assert_ne!(questions, draw(2));

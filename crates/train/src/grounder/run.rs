@@ -10,9 +10,10 @@ use maskmill_grounding::{
     TrainableOwl, TransformerSizes, write_model_files,
 };
 use maskmill_job::{
-    ExportSettings, GrounderArchitecture, GrounderPipeline, GrounderValidation, OptimiserSettings,
-    TrainingRecord,
+    ExportSettings, GrounderArchitecture, GrounderModel, GrounderPipeline, GrounderValidation,
+    OptimiserSettings, TrainingRecord,
 };
+use maskmill_scenes::Shape;
 use serde::{Deserialize, Serialize};
 
 use super::data::{Drawn, GroundedObject, SceneData};
@@ -20,6 +21,7 @@ use super::evaluate::{GrounderReport, evaluate};
 use super::image_tower::from_sam;
 use super::losses::losses;
 use super::queries::Questions;
+use super::start::from_grounder;
 use crate::data::mixed;
 use crate::error::TrainError;
 use crate::metrics::{Row, StepRow as StepTable};
@@ -145,15 +147,23 @@ pub fn train(
         )),
     };
     let device = place.device.clone().autodiff();
-    let given = match &pipeline.model.image_encoder {
-        Some(path) => from_sam(Path::new(path), &architecture)?,
-        None => BTreeMap::new(),
+    let given = match &pipeline.model {
+        GrounderModel {
+            checkpoint: Some(path),
+            ..
+        } => from_grounder(Path::new(path), &architecture, &byte_pairs)?,
+        GrounderModel {
+            image_encoder: Some(path),
+            ..
+        } => from_sam(Path::new(path), &architecture)?,
+        _ => BTreeMap::new(),
     };
     let owl = TrainableOwl::fresh(&architecture, pipeline.seed, &given, &device);
     let grounder = Grounder {
         pipeline,
         device: place.device,
         tokenizer,
+        shapes: data.shapes(),
         validation,
     };
     let draw = |number| {
@@ -202,6 +212,8 @@ struct Grounder<'r> {
     pipeline: &'r GrounderPipeline,
     device: &'r Device,
     tokenizer: ClipTokenizer,
+    /// That scenes may have.
+    shapes: Vec<Shape>,
     validation: Option<(&'r GrounderValidation, SceneData)>,
 }
 
@@ -243,7 +255,8 @@ impl Task<6> for Grounder<'_> {
     fn batch(&mut self, owl: &TrainableOwl, images: Vec<Drawn>, number: u64) -> Batch {
         let objects: Vec<&[GroundedObject]> = images.iter().map(|i| &i.objects[..]).collect();
         let mut rng = Rng::with_seed(mixed(self.pipeline.seed ^ QUERIES, number));
-        let mut questions = Questions::draw(&objects, &self.pipeline.queries, &mut rng);
+        let mut questions =
+            Questions::draw(&objects, &self.shapes, &self.pipeline.queries, &mut rng);
         for (truth, image) in questions.images.iter_mut().zip(&images) {
             truth.shown = image.shown.clone();
         }

@@ -1,0 +1,56 @@
+//! The first weights of a grounder that goes on from another.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::Device;
+use maskmill_grounding::{BytePairs, OwlArchitecture, TrainableOwl};
+
+use crate::error::TrainError;
+
+/// Tensors by their official keys, of the grounder at `path`: a checkpoint that a run left, or the folder of one.
+///
+/// # Errors
+/// [`TrainError::Detector`] of a file that is none; [`TrainError::Settings`] of a model of other sizes, or of other words.
+pub(crate) fn from_grounder(
+    path: &Path,
+    architecture: &OwlArchitecture,
+    byte_pairs: &BytePairs,
+) -> Result<BTreeMap<String, Vec<f32>>, TrainError> {
+    let refused = |what: String| {
+        let path = path.display();
+        TrainError::Settings(format!("model.checkpoint: {path} {what}"))
+    };
+    let owl = TrainableOwl::load(path, &Device::flex())?;
+    if owl.architecture() != architecture {
+        return Err(refused(format!(
+            "is {}, but [architecture] asks for {architecture}; give it the checkpoint's sizes",
+            owl.architecture()
+        )));
+    }
+    let folder = match path.is_dir() {
+        true => path,
+        false => path.parent().unwrap_or(Path::new("")),
+    };
+    let files = [
+        ("vocab.json", byte_pairs.vocabulary_file()),
+        ("merges.txt", byte_pairs.merges_file()),
+    ];
+    for (name, wanted) in files {
+        let path = folder.join(name);
+        let found = std::fs::read_to_string(&path);
+        let found = found.map_err(|source| TrainError::Read { path, source })?;
+        if found != wanted {
+            return Err(refused(format!(
+                "has another {name} beside it than the words of scenes make: its tokens mean other words"
+            )));
+        }
+    }
+    let values = owl.values();
+    let placements = owl.keys().placements().iter();
+    let trained = placements.filter_map(|placement| {
+        let values = values[&placement.parameter?].clone();
+        Some((placement.key.clone(), placement.in_file_order(values)))
+    });
+    Ok(trained.collect())
+}
