@@ -31,6 +31,8 @@ fi
 "$venv/bin/python" tests/interop/check_sa1b.py "$out/sa1b"
 
 # Masks for what texts name, whose rows have labels and boxes.
+maskmill run pipelines/quickstart-text.toml --config configs/local.toml --set output.root="$out"
+maskmill verify "$out/quickstart-text"
 maskmill run tests/interop/text.toml --config configs/local.toml --set output.root="$out"
 maskmill verify "$out/text"
 "$venv/bin/python" tests/interop/check_readers.py "$out/text"

@@ -1,6 +1,6 @@
 //! Modules back to a checkpoint: which parameter stands under which key, and how the file lays it out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -141,8 +141,8 @@ impl KeyMap {
     /// its name, or not at all: a crash or a full disk leaves the previous one.
     ///
     /// `values` gives each tensor's values in the file's order (see [`Placement::in_file_order`]); `metadata` is kept in
-    /// the file's header, as a JSON object under the key `maskmill`: the header's own entries have no order, and the same
-    /// weights would not always be the same bytes.
+    /// the file's header, as a JSON object under the key `maskmill`. Beside it is `format`, without which releases of
+    /// `transformers` before the fifth refuse a file.
     ///
     /// # Errors
     /// [`SaveError`].
@@ -176,14 +176,35 @@ impl KeyMap {
             let view = TensorView::new(dtype, p.shape.clone(), bytes);
             (p.key.as_str(), view.expect("a value for each element"))
         });
+        let file = serialize(tensors, None).expect("views of consistent sizes");
         let metadata = serde_json::to_string(&metadata).expect("plain text");
-        let metadata = HashMap::from([("maskmill".to_owned(), metadata)]);
-        let file = serialize(tensors, Some(metadata)).expect("views of consistent sizes");
-        write_whole(path, &file).map_err(|source| SaveError::Io {
+        let entries = BTreeMap::from([("format", "pt"), ("maskmill", metadata.as_str())]);
+        write_whole(path, &with_metadata(&file, &entries)).map_err(|source| SaveError::Io {
             path: path.to_owned(),
             source,
         })
     }
+}
+
+/// A `.safetensors` file with entries in its header, in their order: that of the library, which keeps them in a hash map, changes
+/// from run to run, and the same weights would not always be the same bytes.
+fn with_metadata(file: &[u8], entries: &BTreeMap<&str, &str>) -> Vec<u8> {
+    let (length, rest) = file.split_first_chunk::<8>().expect("it has a header");
+    let (header, tensors) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let header = std::str::from_utf8(header).expect("JSON").trim_end();
+    let mut of_tensors = header.strip_prefix('{').expect("an object").to_owned();
+    if of_tensors != "}" {
+        of_tensors.insert(0, ',');
+    }
+    let entries = serde_json::to_string(entries).expect("plain text");
+    let header = format!("{{\"__metadata__\":{entries}{of_tensors}");
+    // Tensors begin at a multiple of eight bytes.
+    let length = header.len().next_multiple_of(8);
+    let mut file = (length as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.resize(8 + length, b' ');
+    file.extend(tensors);
+    file
 }
 
 impl KeyMap {
@@ -321,6 +342,10 @@ mod tests {
                 .unwrap();
             let checkpoint = Checkpoint::open(&path).unwrap();
             assert_eq!(checkpoint.shape("linear.weight"), Some(&[2, 3][..]));
+            assert_eq!(checkpoint.metadata("format"), Some("pt"));
+            assert_eq!(checkpoint.metadata("maskmill"), Some("{\"step\":\"7\"}"));
+            let length = std::fs::read(&path).unwrap()[..8].try_into().unwrap();
+            assert!(u64::from_le_bytes(length).is_multiple_of(8));
             let device = Device::flex();
             let mut w = Weights::new(&checkpoint, &device);
             let loaded = load(&mut w);

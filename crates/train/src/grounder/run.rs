@@ -252,13 +252,13 @@ impl Task<6> for Grounder<'_> {
     }
 
     /// Draws the queries.
-    fn batch(&mut self, owl: &TrainableOwl, images: Vec<Drawn>, number: u64) -> Batch {
+    fn batch(&mut self, owl: &TrainableOwl, mut images: Vec<Drawn>, number: u64) -> Batch {
         let objects: Vec<&[GroundedObject]> = images.iter().map(|i| &i.objects[..]).collect();
         let mut rng = Rng::with_seed(mixed(self.pipeline.seed ^ QUERIES, number));
         let mut questions =
             Questions::draw(&objects, &self.shapes, &self.pipeline.queries, &mut rng);
-        for (truth, image) in questions.images.iter_mut().zip(&images) {
-            truth.shown = image.shown.clone();
+        for (truth, image) in questions.images.iter_mut().zip(&mut images) {
+            truth.shown = std::mem::take(&mut image.shown);
         }
         let context = owl.architecture().text.context;
         let queries = questions.queries.iter();
