@@ -41,7 +41,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         ],
     ),
     ("maskmill-storage", &[]),
-    ("maskmill-job", &["maskmill-masks"]),
+    ("maskmill-job", &["maskmill-scenes"]),
     // For tests and benches.
     ("maskmill-loopback-s3", &[]),
     (

@@ -72,27 +72,11 @@ impl Shape {
         Shape::Section,
     ];
 
-    /// Every shape that wholes have.
-    pub const WHOLES: [Shape; 18] = [
-        Shape::Disc,
-        Shape::Oval,
-        Shape::Square,
-        Shape::Rectangle,
-        Shape::RoundedRectangle,
-        Shape::Triangle,
-        Shape::Polygon,
-        Shape::Star,
-        Shape::Cross,
-        Shape::Ring,
-        Shape::Crescent,
-        Shape::Leaf,
-        Shape::Drop,
-        Shape::Blob,
-        Shape::Cloud,
-        Shape::Bar,
-        Shape::Limb,
-        Shape::Figure,
-    ];
+    /// Every shape that wholes have: all but [`Shape::Section`].
+    pub const WHOLES: [Shape; 18] = match Self::ALL.first_chunk() {
+        Some(wholes) => *wholes,
+        None => unreachable!(),
+    };
 
     /// The noun of phrases.
     pub fn word(self) -> &'static str {

@@ -1,7 +1,11 @@
 //! What holds for every scene.
 
+use std::collections::BTreeSet;
+
 use maskmill_masks::{ImageSize, Rle};
-use maskmill_scenes::{Colour, Scene, SceneObject, SceneOptions, SizeClass, Texture, VERSION};
+use maskmill_scenes::{
+    Colour, Scene, SceneObject, SceneOptions, Shape, SizeClass, Texture, VERSION,
+};
 
 fn of_size(height: u32, width: u32) -> SceneOptions {
     SceneOptions::of_size(ImageSize::new(height, width))
@@ -228,6 +232,50 @@ fn scenes_are_varied() {
             .any(|object| object.area * 10 > scene.image.size().pixels() * 3)
     };
     assert!((6..40).contains(&scenes.iter().filter(huge).count()));
+}
+
+#[test]
+fn objects_have_the_shapes_and_the_size_that_are_asked_for() {
+    let plain = SceneOptions {
+        objects: 1..=1,
+        shapes: vec![Shape::Star, Shape::Disc],
+        parts: 0.0,
+        ..of_size(200, 300)
+    };
+    assert_eq!(plain.possible_shapes(), [Shape::Star, Shape::Disc]);
+    let with_parts = SceneOptions {
+        parts: 1.0,
+        ..plain.clone()
+    };
+    assert_eq!(with_parts.possible_shapes(), Shape::ALL);
+    let seen = |options: &SceneOptions| -> BTreeSet<&str> {
+        let objects = (0..60).flat_map(|seed| options.scene(seed).objects);
+        objects.map(|object| object.shape.word()).collect()
+    };
+    assert_eq!(seen(&plain), BTreeSet::from(["disc", "star"]));
+    assert!(seen(&with_parts).contains("section"));
+
+    // A disc's area, without what lies outside the image; some scenes have a larger thing first.
+    let areas = |radius: f32| {
+        let options = SceneOptions {
+            radius: radius..=radius,
+            shapes: vec![Shape::Disc],
+            ..plain.clone()
+        };
+        let of_scene = move |seed| options.scene(seed).objects.first().map(|o| o.area);
+        (0..60).filter_map(of_scene).collect::<Vec<u64>>()
+    };
+    let disc = |radius: f64| std::f64::consts::PI * radius * radius * 60_000.0;
+    for radius in [0.05, 0.2] {
+        let near = |area: &&u64| (**area as f64 / disc(radius) - 1.0).abs() < 0.1;
+        let areas = areas(radius as f32);
+        assert!(
+            areas.iter().filter(near).count() >= 15,
+            "{radius}: {areas:?}"
+        );
+        let most = *areas.iter().max().unwrap() as f64;
+        assert!(most > disc(0.26) * 0.9 && most < disc(0.45) * 1.1, "{most}");
+    }
 }
 
 #[test]
