@@ -17,8 +17,8 @@ pub struct SceneOptions {
     pub objects: RangeInclusive<u32>,
     /// Shapes that wholes may have; each as often as it is among all, in proportion. Empty: [`Shape::WHOLES`].
     pub shapes: Vec<Shape>,
-    /// Radii of discs as large as a whole is, in square roots of the image's pixels: uniform in ratio, in `(0, 0.45]`. In four of
-    /// ten scenes the first whole is larger, 0.26 to 0.45.
+    /// Radii of discs as large as a whole is, in square roots of the image's pixels: uniform in ratio, in `(0, 0.45]`, and then
+    /// each whole's own by a factor of up to 1.4. In four of ten scenes the first whole is larger, 0.26 to 0.45.
     pub radius: RangeInclusive<f32>,
     /// Probability that a whole has parts.
     pub parts: f32,

@@ -267,14 +267,15 @@ fn objects_have_the_shapes_and_the_size_that_are_asked_for() {
     };
     let disc = |radius: f64| std::f64::consts::PI * radius * radius * 60_000.0;
     for radius in [0.05, 0.2] {
-        let near = |area: &&u64| (**area as f64 / disc(radius) - 1.0).abs() < 0.1;
+        // Each thing's radius is its own by a factor of 1.4 at most.
+        let near = |area: &&u64| (0.5..2.0).contains(&(**area as f64 / disc(radius)));
         let areas = areas(radius as f32);
         assert!(
-            areas.iter().filter(near).count() >= 15,
+            areas.iter().filter(near).count() >= 25,
             "{radius}: {areas:?}"
         );
         let most = *areas.iter().max().unwrap() as f64;
-        assert!(most > disc(0.26) * 0.9 && most < disc(0.45) * 1.1, "{most}");
+        assert!(most > disc(0.26) * 0.9 && most < disc(0.45) * 2.0, "{most}");
     }
 }
 
