@@ -38,7 +38,8 @@ pub struct ImageTruth {
 
 impl Questions {
     /// Draws `settings.per_image` phrases for each image, and looks up what each is true of in all of them. Phrases that are not
-    /// true name `shapes`, which objects may have. The result is a function of the arguments alone. No phrase names a pair that is held out.
+    /// true name `shapes`, which objects may have. The result is a function of the arguments alone. No phrase names a pair that is
+    /// held out.
     pub(crate) fn draw(
         images: &[&[GroundedObject]],
         shapes: &[Shape],

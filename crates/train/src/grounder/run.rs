@@ -10,8 +10,8 @@ use maskmill_grounding::{
     TrainableOwl, TransformerSizes, write_model_files,
 };
 use maskmill_job::{
-    ExportSettings, GrounderArchitecture, GrounderModel, GrounderPipeline, GrounderValidation,
-    OptimiserSettings, TrainingRecord,
+    ExportSettings, GrounderArchitecture, GrounderPipeline, GrounderValidation, OptimiserSettings,
+    TrainingRecord,
 };
 use maskmill_scenes::Shape;
 use serde::{Deserialize, Serialize};
@@ -147,16 +147,11 @@ pub fn train(
         )),
     };
     let device = place.device.clone().autodiff();
-    let given = match &pipeline.model {
-        GrounderModel {
-            checkpoint: Some(path),
-            ..
-        } => from_grounder(Path::new(path), &architecture, &byte_pairs)?,
-        GrounderModel {
-            image_encoder: Some(path),
-            ..
-        } => from_sam(Path::new(path), &architecture)?,
-        _ => BTreeMap::new(),
+    let model = &pipeline.model;
+    let given = match (&model.checkpoint, &model.image_encoder) {
+        (Some(path), _) => from_grounder(Path::new(path), &architecture, &byte_pairs)?,
+        (None, Some(path)) => from_sam(Path::new(path), &architecture)?,
+        (None, None) => BTreeMap::new(),
     };
     let owl = TrainableOwl::fresh(&architecture, pipeline.seed, &given, &device);
     let grounder = Grounder {

@@ -8,7 +8,7 @@ use maskmill_grounding::{BytePairs, OwlArchitecture, TrainableOwl};
 
 use crate::error::TrainError;
 
-/// Tensors by their official keys, of the grounder at `path`: a checkpoint that a run left, or the folder of one.
+/// Tensors by their official keys, of the grounder at `path`, a checkpoint that a run left.
 ///
 /// # Errors
 /// [`TrainError::Detector`] of a file that is none; [`TrainError::Settings`] of a model of other sizes, or of other words.
@@ -28,16 +28,12 @@ pub(crate) fn from_grounder(
             owl.architecture()
         )));
     }
-    let folder = match path.is_dir() {
-        true => path,
-        false => path.parent().unwrap_or(Path::new("")),
-    };
     let files = [
         ("vocab.json", byte_pairs.vocabulary_file()),
         ("merges.txt", byte_pairs.merges_file()),
     ];
     for (name, wanted) in files {
-        let path = folder.join(name);
+        let path = path.with_file_name(name);
         let found = std::fs::read_to_string(&path);
         let found = found.map_err(|source| TrainError::Read { path, source })?;
         if found != wanted {
