@@ -90,7 +90,14 @@ fn main() -> Outcome {
     for (name, measure) in measurements {
         if bench.only.is_empty() || bench.only.iter().any(|only| only == name) {
             println!("{name}");
-            results[name] = measure(&bench, &mut missed)?;
+            match measure(&bench, &mut missed) {
+                Ok(measured) => results[name] = measured,
+                // What was measured before it took minutes: it is kept.
+                Err(error) => {
+                    record("speed", results)?;
+                    return Err(error);
+                }
+            }
         }
     }
     record("speed", results)?;
@@ -641,7 +648,8 @@ fn job(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>>
     let mut results = json!({});
     for precision in PRECISIONS {
         let source = format!("kind = \"images\"\npath = {folder:?}");
-        let pipeline = write_pipeline(bench.work.path(), &format!("job-{precision}"), &source, "")?;
+        let name = format!("job-{precision}");
+        let pipeline = write_pipeline(bench.work.path(), &name, &source, "")?;
         let out = bench.work.path().join(format!("out-{precision}"));
         let mut command = maskmill("run", &pipeline, &out);
         command
@@ -666,7 +674,7 @@ fn job(bench: &Bench, missed: &mut Vec<String>) -> Result<Value, Box<dyn Error>>
             1.0,
         );
         results[precision.to_string()] = json!({
-            "stage_seconds": stage_seconds(&out)?,
+            "stage_seconds": stage_seconds(&out.join(&name))?,
             "images": images,
             "seconds": watched.seconds,
             "cpu_seconds": watched.cpu_seconds,

@@ -153,6 +153,18 @@ impl<T: Number> Drop for Scratch<T> {
     }
 }
 
+/// Room for `length` numbers, each of which is to be written: zeros would be written twice.
+///
+/// # Safety
+/// Every number is written before it is read.
+#[allow(clippy::uninit_vec, reason = "the caller promises to write first")]
+pub(crate) unsafe fn unwritten(length: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(length);
+    // SAFETY: within the capacity; any bits are a float, and the caller writes before it reads.
+    unsafe { values.set_len(length) };
+    values
+}
+
 /// Lets threads write to parts of a slice that do not overlap.
 pub(crate) struct Shared<'a, T> {
     data: *mut T,

@@ -35,6 +35,10 @@ pub(crate) struct RowKernels {
     pub(crate) norm_gradient: unsafe fn(&mut [f32], &[f32], &[f32], &mut NormGradient<'_>),
     pub(crate) scores_softmax: unsafe fn(&mut [f32], f32, &[f32], &[f32]),
     pub(crate) softmax_gradient: unsafe fn(&mut [f32], &[f32]),
+    pub(crate) softmax_of_columns: unsafe fn(&mut [f32], usize),
+    pub(crate) columns_gradient: unsafe fn(&mut [f32], &[f32], usize),
+    pub(crate) small_times: unsafe fn(&mut [f32], &[f32], &[f32], usize),
+    pub(crate) row_dots: unsafe fn(&mut [f32], &[f32], &[f32], usize),
     pub(crate) mask_sums: unsafe fn(&[f32], &[f32], &Focal) -> [f32; MASK_SUMS],
     pub(crate) mask_gradient: unsafe fn(&mut [f32], &[f32], &[f32], &Focal, [f32; 3]),
 }
@@ -364,6 +368,18 @@ fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
+#[inline(always)]
+fn vector(x: &[f32], first: usize) -> &Vector {
+    let part = &x[first..first + LANES];
+    part.try_into().expect("LANES floats")
+}
+
+#[inline(always)]
+fn vector_mut(x: &mut [f32], first: usize) -> &mut Vector {
+    let part = &mut x[first..first + LANES];
+    part.try_into().expect("LANES floats")
+}
+
 mod body {
     use super::*;
 
@@ -651,6 +667,94 @@ mod body {
         zip!(g, p, |g, p| p * (g - along));
     }
 
+    /// The softmax of each column of a matrix whose rows are whole vectors.
+    #[inline(always)]
+    pub(super) fn softmax_of_columns<const FMA: bool>(x: &mut [f32], columns: usize) {
+        for first in (0..columns).step_by(LANES) {
+            let mut most = [f32::NEG_INFINITY; LANES];
+            for row in x.chunks_exact(columns) {
+                let row = vector(row, first);
+                most = lanes!(i => larger(row[i], most[i]));
+            }
+            let mut sums = [0.0; LANES];
+            for row in x.chunks_exact_mut(columns) {
+                let row = vector_mut(row, first);
+                *row = lanes!(i => exp_lane::<FMA>(row[i] - most[i]));
+                sums = lanes!(i => sums[i] + row[i]);
+            }
+            let factors = lanes!(i => 1.0 / sums[i]);
+            for row in x.chunks_exact_mut(columns) {
+                let row = vector_mut(row, first);
+                *row = lanes!(i => row[i] * factors[i]);
+            }
+        }
+    }
+
+    /// The gradient at scores of that at their [`softmax_of_columns`] `p`, in place.
+    #[inline(always)]
+    pub(super) fn columns_gradient<const FMA: bool>(g: &mut [f32], p: &[f32], columns: usize) {
+        for first in (0..columns).step_by(LANES) {
+            let mut along = [0.0; LANES];
+            for (g, p) in g.chunks_exact(columns).zip(p.chunks_exact(columns)) {
+                let (g, p) = (vector(g, first), vector(p, first));
+                along = lanes!(i => fma::<FMA>(g[i], p[i], along[i]));
+            }
+            for (g, p) in g.chunks_exact_mut(columns).zip(p.chunks_exact(columns)) {
+                let (g, p) = (vector_mut(g, first), vector(p, first));
+                *g = lanes!(i => p[i] * (g[i] - along[i]));
+            }
+        }
+    }
+
+    /// `dst = a x`, where `a` has few rows and columns and the rows of `x` and `dst` are whole vectors.
+    #[inline(always)]
+    pub(super) fn small_times<const FMA: bool>(
+        dst: &mut [f32],
+        a: &[f32],
+        x: &[f32],
+        columns: usize,
+    ) {
+        let depth = x.len() / columns;
+        for first in (0..columns).step_by(LANES) {
+            for (dst, a) in dst.chunks_exact_mut(columns).zip(a.chunks_exact(depth)) {
+                let mut sums = [0.0; LANES];
+                for (x, &a) in x.chunks_exact(columns).zip(a) {
+                    let x = vector(x, first);
+                    sums = lanes!(i => fma::<FMA>(a, x[i], sums[i]));
+                }
+                *vector_mut(dst, first) = sums;
+            }
+        }
+    }
+
+    /// `dst = a x^T`, where the rows of `a` and `x` are few and whole vectors.
+    #[inline(always)]
+    pub(super) fn row_dots<const FMA: bool>(dst: &mut [f32], a: &[f32], x: &[f32], columns: usize) {
+        /// Rows of `x` at once: sums that do not wait for each other.
+        const AT_ONCE: usize = 4;
+        let width = x.len() / columns;
+        for (dst, a) in dst.chunks_exact_mut(width).zip(a.chunks_exact(columns)) {
+            for (dst, x) in dst.chunks_mut(AT_ONCE).zip(x.chunks(AT_ONCE * columns)) {
+                let mut sums = [[0.0; LANES]; AT_ONCE];
+                // Where rows are missing the last is taken again.
+                let mut rows = [x; AT_ONCE];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    *row = &x[i.min(dst.len() - 1) * columns..][..columns];
+                }
+                for first in (0..columns).step_by(LANES) {
+                    let a = vector(a, first);
+                    for (sums, row) in sums.iter_mut().zip(rows) {
+                        let x = vector(row, first);
+                        *sums = lanes!(i => fma::<FMA>(a[i], x[i], sums[i]));
+                    }
+                }
+                for (dst, sums) in dst.iter_mut().zip(sums) {
+                    *dst = total(sums);
+                }
+            }
+        }
+    }
+
     /// Sums over the pixels of a mask: focal loss, the probability inside where the target is, the probability inside, and
     /// the last two of pixels whose logit is positive.
     #[inline(always)]
@@ -891,6 +995,10 @@ all_levels!([
     norm_gradient(dst: &mut [f32], g: &[f32], x: &[f32], norm: &mut super::NormGradient<'_>);
     scores_softmax(x: &mut [f32], scale: f32, across: &[f32], down: &[f32]);
     softmax_gradient(g: &mut [f32], p: &[f32]);
+    softmax_of_columns(x: &mut [f32], columns: usize);
+    columns_gradient(g: &mut [f32], p: &[f32], columns: usize);
+    small_times(dst: &mut [f32], a: &[f32], x: &[f32], columns: usize);
+    row_dots(dst: &mut [f32], a: &[f32], x: &[f32], columns: usize);
     mask_sums(logits: &[f32], target: &[f32], focal: &super::Focal) -> [f32; super::MASK_SUMS];
     mask_gradient(dst: &mut [f32], logits: &[f32], target: &[f32], focal: &super::Focal, g: [f32; 3]);
 ]);

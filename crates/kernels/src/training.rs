@@ -5,6 +5,7 @@
 //! whatever the threads; the results are those of Burn's own operations to rounding.
 
 mod attention;
+mod few;
 mod linear;
 
 use std::sync::OnceLock;
@@ -20,7 +21,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{DType, Tensor};
 use rayon::prelude::*;
 
-use crate::aligned::Shared;
+use crate::aligned::{Shared, unwritten};
 use crate::burn_ops::tensor;
 use crate::rows::{Focal, MASK_SUMS, NormGradient, RowKernels};
 use crate::{Level, Precision};
@@ -158,7 +159,8 @@ fn norm(x: &FlexTensor, gamma: &FlexTensor, beta: &FlexTensor, epsilon: f32) -> 
     let k = kernels();
     let (gamma, beta) = (floats(gamma), floats(beta));
     let width = gamma.len();
-    let mut y = vec![0.0; floats(x).len()];
+    // SAFETY: every row is written.
+    let mut y = unsafe { unwritten(floats(x).len()) };
     let block = rows_at_once(width) * width;
     let blocks = y.par_chunks_mut(block).zip(floats(x).par_chunks(block));
     blocks.for_each(|(y, x)| {
@@ -181,7 +183,8 @@ fn norm_gradients(
     let g = g.to_contiguous();
     let gamma = floats(gamma);
     let width = gamma.len();
-    let mut of_x = vec![0.0; floats(x).len()];
+    // SAFETY: every row is written.
+    let mut of_x = unsafe { unwritten(floats(x).len()) };
     let block = rows_at_once(width) * width;
     let blocks = of_x.par_chunks_mut(block).zip(floats(x).par_chunks(block));
     let blocks = blocks.zip(floats(&g).par_chunks(block));
@@ -291,7 +294,8 @@ fn self_attention_gradients(
 ) -> (FlexTensor, [Vec<f32>; 2]) {
     let sizes = packed_sizes(qkv, heads);
     let rows = packed_rows(qkv);
-    let mut of_qkv = vec![0.0; floats(qkv).len()];
+    // SAFETY: queries, keys and values of every head are all of it.
+    let mut of_qkv = unsafe { unwritten(floats(qkv).len()) };
     let shared = Shared::new(&mut of_qkv);
     let gradients = rows.map(|rows| RowsMut {
         data: &shared,
@@ -350,7 +354,8 @@ fn attention_gradients(
     let sizes = attention_sizes(q, k, heads);
     let rows = [q, k, v].map(whole_rows);
     let g = g.to_contiguous();
-    let mut values = rows.map(|rows| vec![0.0; rows.data.len()]);
+    // SAFETY: all heads' columns are all of each.
+    let mut values = rows.map(|rows| unsafe { unwritten(rows.data.len()) });
     {
         let [a, b, c] = &mut values;
         let shared = [Shared::new(a), Shared::new(b), Shared::new(c)];

@@ -183,6 +183,15 @@ fn attention() {
         (3, 64, 5, 8, 8),
         (1, 1, 2, 1, 3),
         (2, 9, 9, 2, 16),
+        // Many and few: no whole vectors, a single row, more channels than vectors have lanes.
+        (2, 1024, 9, 8, 8),
+        (1, 9, 1024, 2, 16),
+        (2, 130, 32, 1, 5),
+        (1, 1, 77, 3, 7),
+        (1, 77, 2, 3, 17),
+        // Just no longer so.
+        (1, 40, 11, 2, 4),
+        (1, 140, 33, 1, 8),
     ] {
         let dim = heads * head_dim;
         let q = [batch, queries, dim];

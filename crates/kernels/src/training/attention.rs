@@ -3,8 +3,9 @@
 use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
+use super::few;
 use super::linear::added;
-use crate::aligned::Shared;
+use crate::aligned::{Shared, unwritten};
 use crate::rows::RowKernels;
 
 /// Rows of floats, of which every head has some columns.
@@ -32,7 +33,7 @@ impl Sizes {
         self.queries * self.keys
     }
 
-    fn scale(&self) -> f32 {
+    pub(super) fn scale(&self) -> f32 {
         (self.head_dim as f32).sqrt().recip()
     }
 }
@@ -215,7 +216,8 @@ impl<'a> Head<'a> {
     }
 }
 
-/// The answers, `[batch, queries, heads * head_dim]`, and the softmax of scores, `[batch, heads, queries, keys]`.
+/// The answers, `[batch, queries, heads * head_dim]`, and the softmax of scores, `[batch, heads, queries, keys]` or as [`few`]
+/// has it.
 pub(super) fn forward(
     rows: [Rows<'_>; 3],
     positions: Option<&Positions<'_>>,
@@ -229,9 +231,14 @@ pub(super) fn forward(
         queries,
         keys,
     } = sizes;
+    if positions.is_none() && few::suits(sizes) {
+        return few::forward(rows, sizes, kernels);
+    }
     let dim = heads * head_dim;
-    let mut y = vec![0.0; batch * queries * dim];
-    let mut softmax = vec![0.0; batch * heads * sizes.scores()];
+    // SAFETY: every head of every item writes its columns of all rows, and its own scores.
+    let mut y = unsafe { unwritten(batch * queries * dim) };
+    // SAFETY: as above.
+    let mut softmax = unsafe { unwritten(batch * heads * sizes.scores()) };
     let shared = Shared::new(&mut y);
     let each = softmax.par_chunks_exact_mut(sizes.scores()).enumerate();
     each.for_each(|(index, p)| {
@@ -295,6 +302,10 @@ pub(super) fn backward(
         keys,
         ..
     } = sizes;
+    if positions.is_none() && few::suits(sizes) {
+        few::backward(g, softmax, rows, gradients, sizes, kernels);
+        return (Vec::new(), Vec::new());
+    }
     let scale = sizes.scale();
     let dim = heads * head_dim;
     let each = softmax.par_chunks_exact(sizes.scores()).enumerate();
@@ -303,7 +314,8 @@ pub(super) fn backward(
         let (item, column) = (index / heads, index % heads * head_dim);
         let first = item * queries * dim + column;
         let g = Matrix::of(&g[first..first + (queries - 1) * dim + head_dim], dim);
-        let mut scores = vec![0.0_f32; sizes.scores()];
+        // SAFETY: the product below writes all of them.
+        let mut scores = unsafe { unwritten(sizes.scores()) };
         // SAFETY: sizes are those of `Head::new`; the columns of a head of an item are its task's alone.
         unsafe {
             let [of_q, of_k, of_v] = [

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::aligned::{Aligned, Scratch, Shared};
+use crate::aligned::{Aligned, Scratch, Shared, unwritten};
 use crate::engine::{Engine, STRIP, padded_rows, product, with_engine};
 use crate::profile::Part;
 use crate::rows::RowKernels;
@@ -82,7 +82,8 @@ unsafe fn rows_times<E: Engine>(
 ) -> Vec<f32> {
     let mut padded = bias.map_or(Vec::new(), <[f32]>::to_vec);
     padded.resize(outputs.next_multiple_of(STRIP), 0.0);
-    let mut y = vec![0.0; rows * outputs];
+    // SAFETY: blocks are all rows, and their strips all columns.
+    let mut y = unsafe { unwritten(rows * outputs) };
     let shared = Shared::new(&mut y);
     let depths = inputs.div_ceil(E::DEPTH);
     let cost = Cost {
