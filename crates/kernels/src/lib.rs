@@ -63,9 +63,9 @@ pub use linear::PackedLinear;
 pub use neck::{Neck, NeckWeights, PatchEmbed, PatchWeights};
 pub use precision::Precision;
 pub use training::{
-    TrainingOps, set_training_precision, training_attention, training_gelu, training_linear,
-    training_mask_sums, training_norm, training_packed_attention, training_self_attention,
-    trains_here,
+    TrainingOps, TrainingUpscaling, set_training_precision, training_attention, training_gelu,
+    training_linear, training_mask_sums, training_masks, training_norm, training_packed_attention,
+    training_self_attention, trains_here,
 };
 pub use upscaling::{UpConvWeights, UpscalingWeights};
 pub use vit::{BlockWeights, LinearWeights, NormWeights, VitBlock};

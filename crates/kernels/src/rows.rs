@@ -38,6 +38,7 @@ pub(crate) struct RowKernels {
     pub(crate) softmax_of_columns: unsafe fn(&mut [f32], usize),
     pub(crate) columns_gradient: unsafe fn(&mut [f32], &[f32], usize),
     pub(crate) small_times: unsafe fn(&mut [f32], &[f32], &[f32], usize),
+    pub(crate) pixels_gradient: unsafe fn(&mut [f32], &mut [f32], &[f32], &[f32], &[f32], usize),
     pub(crate) row_dots: unsafe fn(&mut [f32], &[f32], &[f32], usize),
     pub(crate) mask_sums: unsafe fn(&[f32], &[f32], &Focal) -> [f32; MASK_SUMS],
     pub(crate) mask_gradient: unsafe fn(&mut [f32], &[f32], &[f32], &Focal, [f32; 3]),
@@ -727,6 +728,33 @@ mod body {
         }
     }
 
+    /// The gradients at pixels `x` and at the weights of masks of those at their products, `g` `[pixels, masks]`. Those at the
+    /// weights are added.
+    #[inline(always)]
+    pub(super) fn pixels_gradient<const FMA: bool>(
+        of_x: &mut [f32],
+        of_masks: &mut [f32],
+        g: &[f32],
+        x: &[f32],
+        masks: &[f32],
+        channels: usize,
+    ) {
+        let count = masks.len() / channels;
+        for ((of_x, x), g) in of_x
+            .chunks_exact_mut(channels)
+            .zip(x.chunks_exact(channels))
+            .zip(g.chunks_exact(count))
+        {
+            of_x.fill(0.0);
+            for (mask, &g) in g.iter().enumerate() {
+                let of_mask = &mut of_masks[mask * channels..][..channels];
+                zip!(of_mask, x, |sum, x| fma::<FMA>(g, x, sum));
+                let mask = &masks[mask * channels..][..channels];
+                zip!(of_x, mask, |sum, mask| fma::<FMA>(g, mask, sum));
+            }
+        }
+    }
+
     /// `dst = a x^T`, where the rows of `a` and `x` are few and whole vectors.
     #[inline(always)]
     pub(super) fn row_dots<const FMA: bool>(dst: &mut [f32], a: &[f32], x: &[f32], columns: usize) {
@@ -998,6 +1026,7 @@ all_levels!([
     softmax_of_columns(x: &mut [f32], columns: usize);
     columns_gradient(g: &mut [f32], p: &[f32], columns: usize);
     small_times(dst: &mut [f32], a: &[f32], x: &[f32], columns: usize);
+    pixels_gradient(of_x: &mut [f32], of_masks: &mut [f32], g: &[f32], x: &[f32], masks: &[f32], channels: usize);
     row_dots(dst: &mut [f32], a: &[f32], x: &[f32], columns: usize);
     mask_sums(logits: &[f32], target: &[f32], focal: &super::Focal) -> [f32; super::MASK_SUMS];
     mask_gradient(dst: &mut [f32], logits: &[f32], target: &[f32], focal: &super::Focal, g: [f32; 3]);

@@ -7,6 +7,7 @@
 mod attention;
 mod few;
 mod linear;
+mod masks;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -76,6 +77,22 @@ pub trait TrainingOps: Backend {
         logits: FloatTensor<Self>,
         targets: FloatTensor<Self>,
         focal: [f64; 2],
+    ) -> FloatTensor<Self>;
+
+    /// `x` `[prompts, height * width, dim]`, `weight1` `[dim, 4 c1]`, `bias1` `[4 c1]`, `gamma` and `beta` `[c1]`, `weight2`
+    /// `[c1, 4 c2]`, `bias2` `[4 c2]`, `masks` `[prompts, masks, c2]` -> `[prompts, masks, 4 height, 4 width]`
+    #[allow(clippy::too_many_arguments)]
+    fn training_masks(
+        x: FloatTensor<Self>,
+        weight1: FloatTensor<Self>,
+        bias1: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        weight2: FloatTensor<Self>,
+        bias2: FloatTensor<Self>,
+        masks: FloatTensor<Self>,
+        grid: [usize; 2],
+        epsilon: f32,
     ) -> FloatTensor<Self>;
 }
 
@@ -427,6 +444,63 @@ fn mask_gradient(
     like(gradient, logits)
 }
 
+/// What [`masks`] computes with: tokens, the first transposed convolution, the norm, the second, and the masks' weights.
+type MaskInputs = [FlexTensor; 8];
+
+fn mask_sizes(inputs: &MaskInputs, grid: [usize; 2]) -> masks::Sizes {
+    let [x, _, _, gamma, _, _, _, weights] = inputs;
+    let ([prompts, _, dim], [quarter]) = (shape(x), shape(gamma));
+    let [_, masks, eighth] = shape(weights);
+    masks::Sizes {
+        prompts,
+        grid,
+        dim,
+        channels: [quarter, eighth],
+        masks,
+    }
+}
+
+fn mask_layers(inputs: &MaskInputs, epsilon: f32) -> masks::Layers<'_> {
+    let [_, weight1, bias1, gamma, beta, weight2, bias2, _] = inputs.each_ref().map(floats);
+    masks::Layers {
+        weight1,
+        bias1,
+        gamma,
+        beta,
+        epsilon,
+        weight2,
+        bias2,
+    }
+}
+
+fn mask_logits(inputs: &MaskInputs, grid: [usize; 2], epsilon: f32) -> FlexTensor {
+    let sizes = mask_sizes(inputs, grid);
+    let layers = mask_layers(inputs, epsilon);
+    let (x, weights) = (floats(&inputs[0]), floats(&inputs[7]));
+    let logits = masks::forward(x, &layers, weights, sizes, numbers());
+    let [height, width] = grid;
+    tensor(logits, &[sizes.prompts, sizes.masks, 4 * height, 4 * width])
+}
+
+fn mask_logits_gradients(
+    inputs: &MaskInputs,
+    grid: [usize; 2],
+    epsilon: f32,
+    g: &FlexTensor,
+) -> MaskInputs {
+    let sizes = mask_sizes(inputs, grid);
+    let layers = mask_layers(inputs, epsilon);
+    let (x, weights) = (floats(&inputs[0]), floats(&inputs[7]));
+    let g = g.to_contiguous();
+    let of = masks::backward(floats(&g), x, &layers, weights, sizes, numbers());
+    let [conv1, norm, conv2] = of.layers;
+    let values = [
+        of.x, conv1.0, conv1.1, norm.0, norm.1, conv2.0, conv2.1, of.weights,
+    ];
+    let mut inputs = inputs.iter();
+    values.map(|values| like(values, inputs.next().expect("as many")))
+}
+
 impl TrainingOps for Flex {
     fn training_gelu(x: FlexTensor) -> FlexTensor {
         gelu(&x.to_contiguous())
@@ -471,6 +545,22 @@ impl TrainingOps for Flex {
 
     fn training_mask_sums(logits: FlexTensor, targets: FlexTensor, focal: [f64; 2]) -> FlexTensor {
         mask_sums(&logits.to_contiguous(), &targets.to_contiguous(), focal)
+    }
+
+    fn training_masks(
+        x: FlexTensor,
+        weight1: FlexTensor,
+        bias1: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        weight2: FlexTensor,
+        bias2: FlexTensor,
+        masks: FlexTensor,
+        grid: [usize; 2],
+        epsilon: f32,
+    ) -> FlexTensor {
+        let inputs = [x, weight1, bias1, gamma, beta, weight2, bias2, masks];
+        mask_logits(&inputs.map(|x| x.to_contiguous()), grid, epsilon)
     }
 }
 
@@ -567,6 +657,11 @@ differentiable!(MaskSums, 1, ([FlexTensor; 2], [f64; 2]), |kept, g| {
     [mask_gradient(&logits, &targets, &g, focal)]
 });
 
+differentiable!(MaskLogits, 8, (MaskInputs, ([usize; 2], f32)), |kept, g| {
+    let (inputs, (grid, epsilon)) = kept;
+    mask_logits_gradients(&inputs, grid, epsilon, &g)
+});
+
 /// Registers an operation: its output, and what it keeps where a gradient is wanted.
 macro_rules! tracked {
     ($op:ident, $strategy:ident, $nodes:expr, $output:expr, $kept:expr) => {{
@@ -654,6 +749,32 @@ impl<C: CheckpointStrategy> TrainingOps for Autodiff<Flex, C> {
         let [logits, targets] = [logits, targets].map(|x| x.to_contiguous());
         let sums = mask_sums(&logits, &targets, focal);
         tracked!(MaskSums, C, [node], sums, ([logits, targets], focal))
+    }
+
+    fn training_masks(
+        x: FloatTensor<Self>,
+        weight1: FloatTensor<Self>,
+        bias1: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        weight2: FloatTensor<Self>,
+        bias2: FloatTensor<Self>,
+        masks: FloatTensor<Self>,
+        grid: [usize; 2],
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        let inputs = [x, weight1, bias1, gamma, beta, weight2, bias2, masks];
+        let mut nodes = Vec::with_capacity(inputs.len());
+        let inputs = inputs.map(|input| {
+            let (x, node) = input.into_parts();
+            nodes.push(node);
+            x.to_contiguous()
+        });
+        let Ok(nodes) = <[_; 8]>::try_from(nodes) else {
+            unreachable!("a node for every input");
+        };
+        let logits = mask_logits(&inputs, grid, epsilon);
+        tracked!(MaskLogits, C, nodes, logits, (inputs, (grid, epsilon)))
     }
 }
 
@@ -769,5 +890,52 @@ pub fn training_mask_sums(logits: Tensor<3>, targets: Tensor<3>, focal: [f64; 2]
         logits.into_dispatch(),
         targets.into_dispatch(),
         focal,
+    ))
+}
+
+/// The upscaling of the mask decoder: two transposed convolutions of kernel = stride = 2 as linear layers, whose outputs go corner
+/// by corner.
+pub struct TrainingUpscaling {
+    /// `[dim, 4 c1]`
+    pub weight1: Tensor<2>,
+    /// `[4 c1]`
+    pub bias1: Tensor<1>,
+    /// Of the norm between them, `[c1]`.
+    pub gamma: Tensor<1>,
+    /// Of the norm, `[c1]`.
+    pub beta: Tensor<1>,
+    /// Of the norm.
+    pub epsilon: f64,
+    /// `[c1, 4 c2]`
+    pub weight2: Tensor<2>,
+    /// `[4 c2]`
+    pub bias2: Tensor<1>,
+}
+
+/// Logits of masks: image tokens upscaled, with a GELU after the norm and one at the end, times the masks' weights. Nothing
+/// between tokens and logits is kept for the gradients; it is computed again.
+///
+/// # Shapes
+/// - `x`: `[prompts, height * width, dim]`, for a `grid` of height and width
+/// - `masks`: `[prompts, masks, c2]`
+/// - output: `[prompts, masks, 4 height, 4 width]`
+pub fn training_masks(
+    x: Tensor<3>,
+    upscaling: TrainingUpscaling,
+    masks: Tensor<3>,
+    grid: [usize; 2],
+) -> Tensor<4> {
+    let u = upscaling;
+    Tensor::from_dispatch(Dispatch::training_masks(
+        x.into_dispatch(),
+        u.weight1.into_dispatch(),
+        u.bias1.into_dispatch(),
+        u.gamma.into_dispatch(),
+        u.beta.into_dispatch(),
+        u.weight2.into_dispatch(),
+        u.bias2.into_dispatch(),
+        masks.into_dispatch(),
+        grid,
+        u.epsilon as f32,
     ))
 }

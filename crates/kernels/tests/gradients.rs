@@ -2,9 +2,9 @@
 
 use burn::tensor::{Device, Distribution, Tensor, activation};
 use maskmill_kernels::{
-    Precision, set_training_precision, training_attention, training_gelu, training_linear,
-    training_mask_sums, training_norm, training_packed_attention, training_self_attention,
-    trains_here,
+    Precision, TrainingUpscaling, set_training_precision, training_attention, training_gelu,
+    training_linear, training_mask_sums, training_masks, training_norm, training_packed_attention,
+    training_self_attention, trains_here,
 };
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
@@ -124,9 +124,9 @@ fn norm() {
     }
 }
 
-/// The only operation that the precision is for: no other test here is changed by it.
+/// The only operations that the precision is for: no other test here is changed by it.
 #[test]
-fn linear() {
+fn linear_and_masks() {
     for (precision, tolerance) in [
         (Precision::F32, EXACT),
         (Precision::High, PRODUCTS),
@@ -135,6 +135,8 @@ fn linear() {
     ] {
         set_training_precision(precision);
         linear_within(tolerance);
+        // Three products, one after the other.
+        masks_within(5.0 * tolerance);
     }
 }
 
@@ -159,6 +161,67 @@ fn linear_within(tolerance: f32) {
                 let x = x.clone().reshape([rows, inputs]);
                 let weight = weight.clone().reshape([inputs, outputs]);
                 flat(x.matmul(weight) + bias.clone().unsqueeze())
+            },
+        );
+    }
+}
+
+/// More tokens than are worked on at once, a single one, channels that are no whole vectors.
+fn masks_within(tolerance: f32) {
+    for (prompts, [height, width], dim, [quarter, eighth], masks) in [
+        (2, [12, 11], 24, [8, 4], 4),
+        (1, [1, 1], 16, [5, 3], 1),
+        (3, [16, 16], 128, [32, 16], 4),
+        (1, [2, 5], 40, [16, 17], 3),
+    ] {
+        let x = [prompts, height * width, dim];
+        let of_masks = [prompts, masks, eighth];
+        let weight1 = [dim, 4 * quarter];
+        let weight2 = [quarter, 4 * eighth];
+        compare(
+            "masks",
+            tolerance,
+            [
+                &[x.iter().product()],
+                &[dim * 4 * quarter],
+                &[4 * quarter],
+                &[quarter],
+                &[quarter],
+                &[quarter * 4 * eighth],
+                &[4 * eighth],
+                &[of_masks.iter().product()],
+            ],
+            |[tokens, w1, b1, gamma, beta, w2, b2, weights]| {
+                let upscaling = TrainingUpscaling {
+                    weight1: w1.clone().reshape(weight1),
+                    bias1: b1.clone(),
+                    gamma: gamma.clone(),
+                    beta: beta.clone(),
+                    epsilon: 1e-6,
+                    weight2: w2.clone().reshape(weight2),
+                    bias2: b2.clone(),
+                };
+                let weights = weights.clone().reshape(of_masks);
+                let tokens = tokens.clone().reshape(x);
+                flat(training_masks(tokens, upscaling, weights, [height, width]))
+            },
+            |[tokens, w1, b1, gamma, beta, w2, b2, weights]| {
+                let count = prompts * height * width;
+                let once = tokens.clone().reshape([count, dim]);
+                let once = once.matmul(w1.clone().reshape(weight1)) + b1.clone().unsqueeze();
+                let once = once.reshape([4 * count, quarter]);
+                let mean = once.clone().mean_dim(1);
+                let once = once - mean;
+                let deviation = (once.clone().square().mean_dim(1) + 1e-6).sqrt();
+                let once = once / deviation * gamma.clone().unsqueeze() + beta.clone().unsqueeze();
+                let twice = activation::gelu(once).matmul(w2.clone().reshape(weight2));
+                let twice = activation::gelu(twice + b2.clone().unsqueeze());
+                let pixels = twice.reshape([prompts, height * width * 16, eighth]);
+                let weights = weights.clone().reshape(of_masks);
+                let logits = weights.matmul(pixels.transpose());
+                let logits = logits.reshape([prompts * masks * height, width, 2, 2, 2, 2]);
+                // Token by token, corner by corner: rows of the halves, then of their halves.
+                flat(logits.permute([0, 2, 4, 1, 3, 5]))
             },
         );
     }

@@ -69,20 +69,24 @@ impl UpConv {
     /// - `x`: `[pixels, channels_in]`
     /// - output: `[4 pixels, channels_out]`
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let [pixels, _] = x.dims();
+        let [_, c_out, _, _] = self.weight.dims();
+        let (weight, bias) = self.as_linear();
+        let y = match trains_here(&x) {
+            true => training_linear(x, weight, bias),
+            false => x.matmul(weight) + bias.unsqueeze(),
+        };
+        y.reshape([4 * pixels, c_out])
+    }
+
+    /// As a linear layer, whose outputs go corner by corner: `[c_in, 4 c_out]` and `[4 c_out]`.
+    pub(crate) fn as_linear(&self) -> (Tensor<2>, Tensor<1>) {
         let weight = self.weight.val();
         let [c_in, c_out, _, _] = weight.dims();
-        let [pixels, _] = x.dims();
         // [c_in, c_out, 2, 2] -> [c_in, 2, 2, c_out]: the product is channels-last already.
         let weight = weight.permute([0, 2, 3, 1]).reshape([c_in, 4 * c_out]);
-        let bias = self.bias.val();
-        if trains_here(&x) {
-            let bias = bias
-                .unsqueeze::<2>()
-                .expand([4, c_out])
-                .reshape([4 * c_out]);
-            return training_linear(x, weight, bias).reshape([4 * pixels, c_out]);
-        }
-        x.matmul(weight).reshape([4 * pixels, c_out]) + bias.unsqueeze()
+        let bias = self.bias.val().unsqueeze::<2>();
+        (weight, bias.expand([4, c_out]).reshape([4 * c_out]))
     }
 }
 

@@ -7,6 +7,7 @@ use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use maskmill_kernels::layers::gelu;
+use maskmill_kernels::{TrainingUpscaling, training_masks, trains_here};
 use maskmill_weights::Weights;
 
 use crate::architecture::Architecture;
@@ -223,12 +224,15 @@ impl MaskDecoder {
         tokens: impl ExactSizeIterator<Item = usize>,
     ) -> Tensor<4> {
         let [batch, height, width, _] = prompts.image.dims();
-        let upscaled = self.upscaling.forward(prompts.image.clone());
-        let [_, channels] = upscaled.dims();
         let masks = tokens.len();
         let weights = tokens
             .map(|mask| self.output_hypernetworks_mlps[mask].forward(token(prompts, 1 + mask)));
         let weights: Tensor<3> = Tensor::stack(weights.collect(), 1);
+        if trains_here(&prompts.image) {
+            return self.upscaling.trained(prompts.image.clone(), weights);
+        }
+        let upscaled = self.upscaling.forward(prompts.image.clone());
+        let [_, channels] = upscaled.dims();
         let upscaled = upscaled.reshape([batch, height * width * 16, channels]);
         let logits = weights
             .cast(upscaled.dtype())
@@ -286,6 +290,26 @@ impl Upscaling {
         let x = x.reshape([batch * height * width, dim]);
         let x = gelu(normed(&self.norm, ENCODER_EPSILON, self.conv1.forward(x)));
         gelu(self.conv2.forward(x))
+    }
+
+    /// The logits of masks with these weights, `[batch, masks, dim / 8]`, as they are trained on the CPU.
+    ///
+    /// `[batch, grid, grid, dim]` -> `[batch, masks, 4 grid, 4 grid]`
+    fn trained(&self, x: Tensor<4>, masks: Tensor<3>) -> Tensor<4> {
+        let [batch, height, width, dim] = x.dims();
+        let (weight1, bias1) = self.conv1.as_linear();
+        let (weight2, bias2) = self.conv2.as_linear();
+        let upscaling = TrainingUpscaling {
+            weight1,
+            bias1,
+            gamma: self.norm.gamma.val(),
+            beta: self.norm.beta.as_ref().expect("norms have one").val(),
+            epsilon: ENCODER_EPSILON,
+            weight2,
+            bias2,
+        };
+        let x = x.reshape([batch, height * width, dim]);
+        training_masks(x, upscaling, masks, [height, width])
     }
 }
 

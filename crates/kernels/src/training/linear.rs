@@ -22,6 +22,17 @@ pub(super) struct Sizes {
     pub(super) outputs: usize,
 }
 
+impl Sizes {
+    /// Of the product with the weight turned.
+    pub(super) fn turned(self) -> Self {
+        Self {
+            inputs: self.outputs,
+            outputs: self.inputs,
+            ..self
+        }
+    }
+}
+
 /// `x` `[rows, inputs]` times `weight` `[inputs, outputs]` and `bias` `[outputs]` added: `[rows, outputs]`.
 pub(super) fn forward(
     x: &[f32],
@@ -53,17 +64,14 @@ pub(super) fn gradient_of_rows(
     (level, precision): (Level, Precision),
 ) -> Vec<f32> {
     let Sizes {
-        rows,
-        inputs,
-        outputs,
+        inputs, outputs, ..
     } = sizes;
     with_engine!(level, precision, E => {
         let mut right = Aligned::zeros(E::right_len(outputs, inputs));
-        let turned = Sizes { rows, inputs: outputs, outputs: inputs };
         // SAFETY: `with_engine` checks that the CPU has the level.
         unsafe {
             E::pack_columns(&mut right, outputs, inputs, |j| &weight[j * outputs..][..outputs]);
-            rows_times::<E>(g, &right, None, turned)
+            rows_times::<E>(g, &right, None, sizes.turned())
         }
     })
 }
@@ -80,12 +88,10 @@ unsafe fn rows_times<E: Engine>(
         outputs,
     }: Sizes,
 ) -> Vec<f32> {
-    let mut padded = bias.map_or(Vec::new(), <[f32]>::to_vec);
-    padded.resize(outputs.next_multiple_of(STRIP), 0.0);
+    let bias = bias.map_or(vec![0.0; outputs.next_multiple_of(STRIP)], padded);
     // SAFETY: blocks are all rows, and their strips all columns.
     let mut y = unsafe { unwritten(rows * outputs) };
     let shared = Shared::new(&mut y);
-    let depths = inputs.div_ceil(E::DEPTH);
     let cost = Cost {
         part: Part::Linear,
         flops_per_row: 2 * inputs * outputs,
@@ -93,34 +99,70 @@ unsafe fn rows_times<E: Engine>(
         bytes_per_block: size_of_val(right),
     };
     for_blocks::<E>(rows, cost, |first, count| {
-        let mut left = Scratch::<E::Element>::take(E::left_len(count, inputs));
-        let mut sums = Scratch::<f32>::take(padded_rows(count) * STRIP);
+        let sizes = Sizes {
+            rows: count,
+            inputs,
+            outputs,
+        };
+        let x = &x[first * inputs..][..count * inputs];
         // SAFETY: the caller promises the level and the packing; a block's rows are its task's alone.
         unsafe {
             let y = shared.part(first * outputs, count * outputs);
-            E::pack_left(&mut left, count, inputs, 0..inputs, |r| {
-                &x[(first + r) * inputs..][..inputs]
-            });
-            for column in (0..outputs).step_by(STRIP) {
-                let strip = &right[column * depths * E::DEPTH * E::TERMS..];
-                product::<E>(
-                    &mut sums,
-                    STRIP,
-                    count,
-                    STRIP,
-                    &left,
-                    strip,
-                    depths,
-                    0..depths,
-                    false,
-                );
-                let width = STRIP.min(outputs - column);
-                let (y, bias) = (&mut y[column..], &padded[column..]);
-                (E::KERNELS.store_strip)(y, outputs, width, &sums[..count * STRIP], bias);
-            }
+            block_times::<E>(y, x, right, &bias, sizes);
         }
     });
     y
+}
+
+/// A bias as whole strips.
+pub(super) fn padded(bias: &[f32]) -> Vec<f32> {
+    let mut padded = bias.to_vec();
+    padded.resize(bias.len().next_multiple_of(STRIP), 0.0);
+    padded
+}
+
+/// The product of some rows with a packed weight, and a [`padded`] bias added: `y` is written.
+///
+/// # Safety
+/// The CPU has the engine's level; `right` is packed by it.
+pub(super) unsafe fn block_times<E: Engine>(
+    y: &mut [f32],
+    x: &[f32],
+    right: &[E::Element],
+    bias: &[f32],
+    Sizes {
+        rows,
+        inputs,
+        outputs,
+    }: Sizes,
+) {
+    let depths = inputs.div_ceil(E::DEPTH);
+    let mut left = Scratch::<E::Element>::take(E::left_len(rows, inputs));
+    let mut sums = Scratch::<f32>::take(padded_rows(rows) * STRIP);
+    // SAFETY: the caller promises the level and the packing; the session lives as long as the products.
+    unsafe {
+        let _session = E::session();
+        E::pack_left(&mut left, rows, inputs, 0..inputs, |r| {
+            &x[r * inputs..][..inputs]
+        });
+        for column in (0..outputs).step_by(STRIP) {
+            let strip = &right[column * depths * E::DEPTH * E::TERMS..];
+            product::<E>(
+                &mut sums,
+                STRIP,
+                rows,
+                STRIP,
+                &left,
+                strip,
+                depths,
+                0..depths,
+                false,
+            );
+            let width = STRIP.min(outputs - column);
+            let (y, bias) = (&mut y[column..], &bias[column..]);
+            (E::KERNELS.store_strip)(y, outputs, width, &sums[..rows * STRIP], bias);
+        }
+    }
 }
 
 /// The gradients at the weight, `[inputs, outputs]`, and at the bias, `[outputs]`.
@@ -149,7 +191,7 @@ pub(super) fn gradient_of_weights(
 
 /// # Safety
 /// The CPU has the engine's level.
-unsafe fn weights_of_rows<E: Engine>(
+pub(super) unsafe fn weights_of_rows<E: Engine>(
     x: &[f32],
     g: &[f32],
     Sizes {
