@@ -171,6 +171,11 @@ impl TrainableOwl {
         parameter_values(&self.networks)
     }
 
+    /// Every parameter's values as they stand in a checkpoint, by the keys of `transformers`.
+    pub fn values_by_key(&self) -> BTreeMap<String, Vec<f32>> {
+        self.keys.values_by_key(&self.networks)
+    }
+
     /// Writes a checkpoint with the keys of `transformers`; see [`write_model_files`](crate::write_model_files) for what
     /// stands beside it.
     ///

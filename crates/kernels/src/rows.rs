@@ -37,6 +37,7 @@ pub(crate) struct RowKernels {
     pub(crate) softmax_gradient: unsafe fn(&mut [f32], &[f32]),
     pub(crate) softmax_of_columns: unsafe fn(&mut [f32], usize),
     pub(crate) columns_gradient: unsafe fn(&mut [f32], &[f32], usize),
+    pub(crate) turn: unsafe fn(&mut [f32], usize, &[f32], usize, usize),
     pub(crate) small_times: unsafe fn(&mut [f32], &[f32], &[f32], usize),
     pub(crate) pixels_gradient: unsafe fn(&mut [f32], &mut [f32], &[f32], &[f32], &[f32], usize),
     pub(crate) row_dots: unsafe fn(&mut [f32], &[f32], &[f32], usize),
@@ -707,6 +708,31 @@ mod body {
         }
     }
 
+    /// `dst = x^T`: the first `width` columns of rows that lie `stride` apart become rows, whole vectors of zeros at their end.
+    #[inline(always)]
+    pub(super) fn turn<const FMA: bool>(
+        dst: &mut [f32],
+        columns: usize,
+        x: &[f32],
+        stride: usize,
+        width: usize,
+    ) {
+        let count = x.len().div_ceil(stride);
+        let whole = count / LANES * LANES;
+        for (first, x) in (0..whole).step_by(LANES).zip(x.chunks(LANES * stride)) {
+            let x = &x[..(LANES - 1) * stride + width];
+            for (channel, dst) in dst.chunks_exact_mut(columns).take(width).enumerate() {
+                *vector_mut(dst, first) = lanes!(i => x[i * stride + channel]);
+            }
+        }
+        for (channel, dst) in dst.chunks_exact_mut(columns).take(width).enumerate() {
+            for row in whole..count {
+                dst[row] = x[row * stride + channel];
+            }
+            dst[count..].fill(0.0);
+        }
+    }
+
     /// `dst = a x`, where `a` has few rows and columns and the rows of `x` and `dst` are whole vectors.
     #[inline(always)]
     pub(super) fn small_times<const FMA: bool>(
@@ -1025,6 +1051,7 @@ all_levels!([
     softmax_gradient(g: &mut [f32], p: &[f32]);
     softmax_of_columns(x: &mut [f32], columns: usize);
     columns_gradient(g: &mut [f32], p: &[f32], columns: usize);
+    turn(dst: &mut [f32], columns: usize, x: &[f32], stride: usize, width: usize);
     small_times(dst: &mut [f32], a: &[f32], x: &[f32], columns: usize);
     pixels_gradient(of_x: &mut [f32], of_masks: &mut [f32], g: &[f32], x: &[f32], masks: &[f32], channels: usize);
     row_dots(dst: &mut [f32], a: &[f32], x: &[f32], columns: usize);

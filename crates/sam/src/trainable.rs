@@ -189,6 +189,11 @@ impl TrainableSam {
         parameter_values(&self.networks)
     }
 
+    /// Every parameter's values as they stand in a checkpoint, by official key.
+    pub fn values_by_key(&self) -> BTreeMap<String, Vec<f32>> {
+        self.keys.values_by_key(&self.networks)
+    }
+
     /// Writes a checkpoint with the official keys, which segment-anything loads as it is.
     ///
     /// # Errors
@@ -253,14 +258,7 @@ pub(crate) mod tests {
             small()
         );
         let again = TrainableSam::load(&path, None, &device).unwrap();
-        let key_values = |model: &TrainableSam| -> Vec<(String, Vec<f32>)> {
-            let values = model.values();
-            let placements = model.keys().placements().iter();
-            placements
-                .filter_map(|p| Some((p.key.clone(), values[&p.parameter?].clone())))
-                .collect()
-        };
-        assert_eq!(key_values(&model), key_values(&again));
+        assert_eq!(model.values_by_key(), again.values_by_key());
 
         // The trained form and the one that runs in jobs say the same of a prompt.
         let sam = Sam::load(&path, &Device::flex(), Precision::F32).unwrap();
@@ -369,14 +367,7 @@ pub(crate) mod tests {
     #[test]
     fn fresh_weights_follow_their_seed() {
         let device = Device::flex();
-        let values = |seed| -> Vec<Vec<f32>> {
-            let model = TrainableSam::fresh(&small(), seed, &device);
-            let values = model.values();
-            let placements = model.keys().placements().iter();
-            placements
-                .filter_map(|p| Some(values[&p.parameter?].clone()))
-                .collect()
-        };
+        let values = |seed| TrainableSam::fresh(&small(), seed, &device).values_by_key();
         assert_eq!(values(1), values(1));
         assert_ne!(values(1), values(2));
     }

@@ -167,10 +167,17 @@ impl SceneOptions {
 
     /// The shapes that objects of scenes may have, those of parts included.
     pub fn possible_shapes(&self) -> &[Shape] {
-        match (self.parts > 0.0, self.shapes.as_slice()) {
-            (true, _) => &Shape::ALL,
-            (false, []) => &Shape::WHOLES,
-            (false, some) => some,
+        match self.parts > 0.0 {
+            true => &Shape::ALL,
+            false => self.wholes(),
+        }
+    }
+
+    /// The shapes of wholes: those that are asked for, or all.
+    pub(crate) fn wholes(&self) -> &[Shape] {
+        match self.shapes.as_slice() {
+            [] => &Shape::WHOLES,
+            some => some,
         }
     }
 

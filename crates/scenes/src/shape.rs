@@ -125,12 +125,8 @@ impl Shape {
         }
     }
 
-    /// A shape for a whole, one of `shapes`; of all if there are none.
+    /// A shape for a whole, one of `shapes`.
     pub(crate) fn random(random: &mut Random, shapes: &[Shape]) -> Self {
-        let shapes = match shapes {
-            [] => &Self::WHOLES,
-            some => some,
-        };
         let weighted = shapes.iter().map(|&shape| (shape, shape.weight()));
         random.weighted(&weighted.collect::<Vec<_>>())
     }

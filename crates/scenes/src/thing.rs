@@ -56,7 +56,8 @@ impl Palette {
 }
 
 impl Thing {
-    /// A thing of one of `shapes`, as large as a disc of `radius` pixels, roughly. The same random numbers give the same thing at every radius.
+    /// A thing of one of `shapes`, as large as a disc of `radius` pixels, roughly. The same random numbers give the same thing
+    /// at every radius.
     pub(crate) fn random(
         random: &mut Random,
         palette: &Palette,

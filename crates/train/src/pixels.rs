@@ -68,11 +68,12 @@ impl PixelQueries {
         }
         let mut own: Vec<(usize, Vec<usize>)> = own.into_iter().enumerate().collect();
         own.retain(|(_, own)| !own.is_empty());
+        let near: Vec<Surroundings> = masks.iter().map(|mask| Surroundings::of(mask)).collect();
         rng.shuffle(&mut own);
         for (mask, own) in own.iter().cycle().take(self.per_image) {
             self.pixels.push(own[rng.usize(0..own.len())] as i64);
             let inside = &masks[*mask];
-            let near = Surroundings::of(inside);
+            let near = &near[*mask];
             let others = (0..pixels).filter(|pixel| !inside[*pixel]);
             let beside = others.filter(|pixel| near.contains(*pixel)).count();
             let away = pixels - areas[*mask] - beside;

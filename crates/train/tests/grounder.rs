@@ -75,18 +75,6 @@ fn run(
     (outcome, heard)
 }
 
-/// Every parameter under its official key.
-fn by_key(model: &TrainableOwl) -> Vec<(String, Vec<f32>)> {
-    let values = model.values();
-    let placements = model.keys().placements().iter();
-    placements
-        .filter_map(|p| {
-            let values = values[&p.parameter?].clone();
-            Some((p.key.clone(), p.in_file_order(values)))
-        })
-        .collect()
-}
-
 #[test]
 fn a_resumed_run_ends_with_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
@@ -208,7 +196,7 @@ fn a_model_begins_with_the_weights_of_another() {
     let weights = |name: &str| {
         let folder = at(name);
         let model = TrainableOwl::load(&folder.join(files::LAST), &Device::flex()).unwrap();
-        let values = by_key(&model).into_iter().flat_map(|(_, values)| values);
+        let values = model.values_by_key().into_values().flatten();
         values.collect::<Vec<f32>>()
     };
     let first = weights("first");
@@ -274,7 +262,7 @@ fn a_saved_model_is_the_model_and_knows_every_word() {
     let owl = Owl::load(folder.path(), None, &Device::flex()).unwrap();
     assert_eq!(*owl.architecture(), sizes);
     let loaded = TrainableOwl::load(folder.path(), &Device::flex()).unwrap();
-    assert_eq!(by_key(&model), by_key(&loaded));
+    assert_eq!(model.values_by_key(), loaded.values_by_key());
     let again = folder.path().join("again.safetensors");
     loaded.save(&again, stored_as, Default::default()).unwrap();
     assert!(std::fs::read(&again).unwrap() == std::fs::read(&path).unwrap());

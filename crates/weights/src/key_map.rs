@@ -208,6 +208,18 @@ fn with_metadata(file: &[u8], entries: &BTreeMap<&str, &str>) -> Vec<u8> {
 }
 
 impl KeyMap {
+    /// The parameters of the module that was made with these keys, read from the device at once: each tensor's values in the file's
+    /// order, by its key. What is in the file and no parameter is left out.
+    pub fn values_by_key(&self, module: &impl Module) -> BTreeMap<String, Vec<f32>> {
+        let values = parameter_values(module);
+        let placements = self.placements.iter();
+        let of_key = placements.filter_map(|placement| {
+            let values = values[&placement.parameter?].clone();
+            Some((placement.key.clone(), placement.in_file_order(values)))
+        });
+        of_key.collect()
+    }
+
     /// [`KeyMap::save`] with the parameters of the module that was made with these keys, read from the device at once;
     /// `constant` gives what is in the file and no parameter.
     ///

@@ -26,7 +26,7 @@ fn counts(sizes: Sizes) -> (usize, usize) {
 }
 
 /// The length of a turned row: whole vectors, and no multiple of a page, whose rows would share a place in the cache.
-fn columns(many: usize) -> usize {
+fn row_length(many: usize) -> usize {
     let strips = many.div_ceil(STRIP);
     (strips | 1) * STRIP
 }
@@ -55,21 +55,15 @@ impl Place {
 
     /// The head's columns of each of an item's rows.
     fn rows<'a>(&self, rows: Rows<'a>, count: usize) -> impl Iterator<Item = &'a [f32]> {
-        let first = self.first(count, rows.offset, rows.stride);
         let width = self.sizes.head_dim;
-        (0..count).map(move |row| &rows.data[first + row * rows.stride..][..width])
+        let rows_of = self.columns(rows, count).chunks(rows.stride);
+        rows_of.map(move |row| &row[..width])
     }
 
-    /// One row for every channel, `length` long and zeros at its end: `[head_dim, length]`.
-    fn turned(&self, turned: &mut [f32], length: usize, rows: Rows<'_>, count: usize) {
-        for row in turned.chunks_exact_mut(length) {
-            row[count..].fill(0.0);
-        }
-        for (i, row) in self.rows(rows, count).enumerate() {
-            for (channel, value) in row.iter().enumerate() {
-                turned[channel * length + i] = *value;
-            }
-        }
+    /// The columns of the head, and where each of `count` rows of them begins: `stride` apart.
+    fn columns<'a>(&self, rows: Rows<'a>, count: usize) -> &'a [f32] {
+        let first = self.first(count, rows.offset, rows.stride);
+        &rows.data[first..][..(count - 1) * rows.stride + self.sizes.head_dim]
     }
 
     /// One row after the other, times a factor: `[count, head_dim]`.
@@ -111,7 +105,7 @@ pub(super) fn forward(
     kernels: &RowKernels,
 ) -> (Vec<f32>, Vec<f32>) {
     let (few, many) = counts(sizes);
-    let (length, width) = (columns(many), sizes.head_dim);
+    let (length, width) = (row_length(many), sizes.head_dim);
     let dim = sizes.heads * width;
     // SAFETY: every head of every item writes its columns of all rows.
     let mut y = unsafe { unwritten(sizes.batch * sizes.queries * dim) };
@@ -130,7 +124,8 @@ pub(super) fn forward(
         // SAFETY: the table is of a level that the CPU has; the columns of a head of an item are its task's alone.
         unsafe {
             if sizes.queries == many {
-                place.turned(&mut turned, length, q, many);
+                let x = place.columns(q, many);
+                (kernels.turn)(&mut turned, length, x, q.stride, width);
                 let k = place.gathered(k, few, sizes.scale());
                 (kernels.small_times)(p, &k, &turned, length);
                 (kernels.softmax_of_columns)(p, length);
@@ -140,14 +135,16 @@ pub(super) fn forward(
                     turned[channel * length + row]
                 });
             } else {
-                place.turned(&mut turned, length, k, many);
+                let x = place.columns(k, many);
+                (kernels.turn)(&mut turned, length, x, k.stride, width);
                 let q = place.gathered(q, few, sizes.scale());
                 (kernels.small_times)(p, &q, &turned, length);
                 for p in p.chunks_exact_mut(length) {
                     (kernels.scores_softmax)(&mut p[..many], 1.0, &[], &[]);
                     p[many..].fill(0.0);
                 }
-                place.turned(&mut turned, length, v, many);
+                let x = place.columns(v, many);
+                (kernels.turn)(&mut turned, length, x, v.stride, width);
                 let mut y = vec![0.0; few * width];
                 (kernels.row_dots)(&mut y, p, &turned, length);
                 place.write(&answers, few, |row, channel| y[row * width + channel]);
@@ -167,7 +164,7 @@ pub(super) fn backward(
     kernels: &RowKernels,
 ) {
     let (few, many) = counts(sizes);
-    let (length, width) = (columns(many), sizes.head_dim);
+    let (length, width) = (row_length(many), sizes.head_dim);
     let scale = sizes.scale();
     let [of_q, of_k, of_v] = gradients;
     let g = Rows {
@@ -184,13 +181,15 @@ pub(super) fn backward(
         // SAFETY: the table is of a level that the CPU has; the columns of a head of an item are its task's alone.
         unsafe {
             if sizes.queries == many {
-                place.turned(&mut turned, length, g, many);
+                let x = place.columns(g, many);
+                (kernels.turn)(&mut turned, length, x, g.stride, width);
                 (kernels.row_dots)(&mut of_few, p, &turned, length);
                 place.write(&of_v, few, |row, channel| of_few[row * width + channel]);
                 let v = place.gathered(v, few, 1.0);
                 (kernels.small_times)(&mut scores, &v, &turned, length);
                 (kernels.columns_gradient)(&mut scores, p, length);
-                place.turned(&mut turned, length, q, many);
+                let x = place.columns(q, many);
+                (kernels.turn)(&mut turned, length, x, q.stride, width);
                 (kernels.row_dots)(&mut of_few, &scores, &turned, length);
                 place.write(&of_k, few, |row, channel| {
                     scale * of_few[row * width + channel]
@@ -200,14 +199,16 @@ pub(super) fn backward(
                 place.write(&of_q, many, |row, channel| turned[channel * length + row]);
             } else {
                 let g = place.gathered(g, few, 1.0);
-                place.turned(&mut turned, length, v, many);
+                let x = place.columns(v, many);
+                (kernels.turn)(&mut turned, length, x, v.stride, width);
                 (kernels.small_times)(&mut scores, &g, &turned, length);
                 for (scores, p) in scores.chunks_exact_mut(length).zip(p.chunks_exact(length)) {
                     (kernels.softmax_gradient)(scores, p);
                 }
                 (kernels.small_times)(&mut turned, &transposed(&g, width), p, length);
                 place.write(&of_v, many, |row, channel| turned[channel * length + row]);
-                place.turned(&mut turned, length, k, many);
+                let x = place.columns(k, many);
+                (kernels.turn)(&mut turned, length, x, k.stride, width);
                 (kernels.row_dots)(&mut of_few, &scores, &turned, length);
                 place.write(&of_q, few, |row, channel| {
                     scale * of_few[row * width + channel]

@@ -70,14 +70,8 @@ pub(crate) fn from_sam(
         )));
     }
 
-    let values = sam.values();
-    let placements = sam.keys().placements().iter();
-    let placements: BTreeMap<&str, _> = placements.map(|p| (p.key.as_str(), p)).collect();
-    let read = |key: &str| -> Vec<f32> {
-        let placement = placements[format!("image_encoder.{key}").as_str()];
-        let parameter = placement.parameter.expect("encoders have no constants");
-        placement.in_file_order(values[&parameter].clone())
-    };
+    let values = sam.values_by_key();
+    let read = |key: &str| values[&format!("image_encoder.{key}")].clone();
     let mut tower = embeddings(
         read("patch_embed.proj.weight"),
         &read("patch_embed.proj.bias"),

@@ -42,11 +42,5 @@ pub(crate) fn from_grounder(
             )));
         }
     }
-    let values = owl.values();
-    let placements = owl.keys().placements().iter();
-    let trained = placements.filter_map(|placement| {
-        let values = values[&placement.parameter?].clone();
-        Some((placement.key.clone(), placement.in_file_order(values)))
-    });
-    Ok(trained.collect())
+    Ok(owl.values_by_key())
 }
