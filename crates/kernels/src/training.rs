@@ -291,7 +291,7 @@ fn self_attention(
     let sizes = packed_sizes(qkv, heads);
     let positions = positions(tables);
     let rows = packed_rows(qkv);
-    let (y, softmax) = attention::forward(rows, positions.as_ref(), sizes, kernels());
+    let (y, softmax) = attention::forward(rows, positions.as_ref(), sizes, numbers());
     let dims = [sizes.batch, sizes.queries, heads * sizes.head_dim];
     [tensor(y, &dims), tensor_of(softmax)]
 }
@@ -330,7 +330,7 @@ fn self_attention_gradients(
         gradients,
         positions,
         sizes,
-        kernels(),
+        numbers(),
     );
     (like(of_qkv, qkv), [down, across])
 }
@@ -358,7 +358,7 @@ fn attention_sizes(q: &FlexTensor, k: &FlexTensor, heads: usize) -> attention::S
 /// The answers, and the softmax of scores.
 fn attention([q, k, v]: [&FlexTensor; 3], heads: usize) -> [FlexTensor; 2] {
     let sizes = attention_sizes(q, k, heads);
-    let (y, softmax) = attention::forward([q, k, v].map(whole_rows), None, sizes, kernels());
+    let (y, softmax) = attention::forward([q, k, v].map(whole_rows), None, sizes, numbers());
     [like(y, q), tensor_of(softmax)]
 }
 
@@ -388,7 +388,7 @@ fn attention_gradients(
             gradients,
             None,
             sizes,
-            kernels(),
+            numbers(),
         );
     }
     let [of_q, of_k, of_v] = values;
