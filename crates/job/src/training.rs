@@ -153,7 +153,8 @@ pub struct OptimiserSettings {
     pub layer_decay: f64,
     /// Gradients are scaled down together until their norm is this; 0 leaves them.
     pub clip_norm: f64,
-    /// In which numbers linear layers are multiplied, forwards and backwards: f32 or high.
+    /// In which numbers linear layers, attention and the products of masks are computed, forwards and backwards; sums, norms and
+    /// softmax, and attention between few rows and many, are in 32 bits.
     #[serde(default, skip_serializing_if = "Precision::is_default")]
     pub precision: Precision,
     /// Images whose gradients are computed at once.

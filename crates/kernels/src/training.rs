@@ -96,11 +96,11 @@ pub trait TrainingOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// The [`Precision`] of linear layers, as a number.
+/// The [`Precision`] of products, as a number.
 static PRECISION: AtomicU8 = AtomicU8::new(Precision::F32 as u8);
 
-/// In which numbers linear layers are trained, by this process from now on; f32 until it is set. PyTorch's
-/// `set_float32_matmul_precision` is of the process as well.
+/// In which numbers products of linear layers, attention and masks are trained, by this process from now on; f32 until it is
+/// set. PyTorch's `set_float32_matmul_precision` is of the process as well.
 pub fn set_training_precision(precision: Precision) {
     PRECISION.store(precision as u8, Ordering::Relaxed);
 }

@@ -31,20 +31,34 @@ fn row_length(many: usize) -> usize {
     (strips | 1) * STRIP
 }
 
-/// A head of an item of the batch.
-#[derive(Clone, Copy)]
-struct Place {
+/// A head of an item of the batch, and what it is computed in.
+struct Head<'a> {
     item: usize,
     head: usize,
     sizes: Sizes,
+    few: usize,
+    many: usize,
+    /// Of a turned row.
+    length: usize,
+    /// Columns of the many: `[head_dim, length]`.
+    turned: Scratch<f32>,
+    kernels: &'a RowKernels,
 }
 
-impl Place {
-    fn new(index: usize, sizes: Sizes) -> Self {
+impl<'a> Head<'a> {
+    /// The `index`-th of all items' heads.
+    fn new(index: usize, sizes: Sizes, kernels: &'a RowKernels) -> Self {
+        let (few, many) = counts(sizes);
+        let length = row_length(many);
         Self {
             item: index / sizes.heads,
             head: index % sizes.heads,
             sizes,
+            few,
+            many,
+            length,
+            turned: Scratch::take(sizes.head_dim * length),
+            kernels,
         }
     }
 
@@ -53,37 +67,83 @@ impl Place {
         self.item * count * stride + offset + self.head * self.sizes.head_dim
     }
 
-    /// The head's columns of each of an item's rows.
-    fn rows<'a>(&self, rows: Rows<'a>, count: usize) -> impl Iterator<Item = &'a [f32]> {
-        let width = self.sizes.head_dim;
-        let rows_of = self.columns(rows, count).chunks(rows.stride);
-        rows_of.map(move |row| &row[..width])
-    }
-
-    /// The columns of the head, and where each of `count` rows of them begins: `stride` apart.
-    fn columns<'a>(&self, rows: Rows<'a>, count: usize) -> &'a [f32] {
+    /// From the first row's columns to the last one's.
+    fn columns<'r>(&self, rows: Rows<'r>, count: usize) -> &'r [f32] {
         let first = self.first(count, rows.offset, rows.stride);
         &rows.data[first..][..(count - 1) * rows.stride + self.sizes.head_dim]
     }
 
-    /// One row after the other, times a factor: `[count, head_dim]`.
-    fn gathered(&self, rows: Rows<'_>, count: usize, factor: f32) -> Vec<f32> {
-        let rows = self.rows(rows, count);
-        rows.flat_map(|row| row.iter().map(|v| v * factor))
+    /// The few's columns one row after the other, times a factor: `[few, head_dim]`.
+    fn gathered(&self, rows: Rows<'_>, factor: f32) -> Vec<f32> {
+        let width = self.sizes.head_dim;
+        let rows = self.columns(rows, self.few).chunks(rows.stride);
+        rows.flat_map(|row| row[..width].iter().map(|v| v * factor))
             .collect()
     }
 
-    /// Writes what is turned back, or what was gathered, into the head's columns.
+    /// Turns the many's columns: what follows is of them.
     ///
     /// # Safety
-    /// Nobody else writes or reads those columns of the item's rows.
+    /// The CPU has the table's level.
+    unsafe fn turn(&mut self, rows: Rows<'_>) {
+        let x = self.columns(rows, self.many);
+        let width = self.sizes.head_dim;
+        // SAFETY: as the caller promises.
+        unsafe { (self.kernels.turn)(&mut self.turned, self.length, x, rows.stride, width) }
+    }
+
+    /// The products of the few, times a factor, with the many: `scores` `[few, length]`.
+    ///
+    /// # Safety
+    /// The CPU has the table's level.
+    unsafe fn scores(&self, scores: &mut [f32], few: Rows<'_>, factor: f32) {
+        let few = self.gathered(few, factor);
+        // SAFETY: as the caller promises.
+        unsafe { (self.kernels.small_times)(scores, &few, &self.turned, self.length) }
+    }
+
+    /// For each of the few the sum of the many, weighted by scores, times a factor.
+    ///
+    /// # Safety
+    /// The CPU has the table's level; nobody else writes or reads the head's columns of `to`.
+    unsafe fn to_few(&self, scores: &[f32], factor: f32, to: &RowsMut<'_>) {
+        let width = self.sizes.head_dim;
+        let mut sums = vec![0.0; self.few * width];
+        // SAFETY: as the caller promises.
+        unsafe {
+            (self.kernels.row_dots)(&mut sums, scores, &self.turned, self.length);
+            self.write(to, self.few, |row, channel| {
+                factor * sums[row * width + channel]
+            });
+        }
+    }
+
+    /// For each of the many the sum of the few, weighted by scores, times a factor. The many are no longer turned after it.
+    ///
+    /// # Safety
+    /// As [`Head::to_few`].
+    unsafe fn to_many(&mut self, scores: &[f32], few: Rows<'_>, factor: f32, to: &RowsMut<'_>) {
+        let few = transposed(&self.gathered(few, factor), self.sizes.head_dim);
+        // SAFETY: as the caller promises.
+        unsafe {
+            (self.kernels.small_times)(&mut self.turned, &few, scores, self.length);
+            self.write(to, self.many, |row, channel| {
+                self.turned[channel * self.length + row]
+            });
+        }
+    }
+
+    /// Writes the head's columns of `count` rows.
+    ///
+    /// # Safety
+    /// Nobody else writes or reads them.
     unsafe fn write(&self, to: &RowsMut<'_>, count: usize, value: impl Fn(usize, usize) -> f32) {
         let first = self.first(count, to.offset, to.stride);
         let width = self.sizes.head_dim;
         for row in 0..count {
             // SAFETY: as the caller promises; other heads have other columns.
-            let row_of = unsafe { to.data.part(first + row * to.stride, width) };
-            for (channel, to) in row_of.iter_mut().enumerate() {
+            let to = unsafe { to.data.part(first + row * to.stride, width) };
+            for (channel, to) in to.iter_mut().enumerate() {
                 *to = value(row, channel);
             }
         }
@@ -105,8 +165,8 @@ pub(super) fn forward(
     kernels: &RowKernels,
 ) -> (Vec<f32>, Vec<f32>) {
     let (few, many) = counts(sizes);
-    let (length, width) = (row_length(many), sizes.head_dim);
-    let dim = sizes.heads * width;
+    let length = row_length(many);
+    let dim = sizes.heads * sizes.head_dim;
     // SAFETY: every head of every item writes its columns of all rows.
     let mut y = unsafe { unwritten(sizes.batch * sizes.queries * dim) };
     // SAFETY: every head of every item writes its own part.
@@ -119,35 +179,23 @@ pub(super) fn forward(
     };
     let each = softmax.par_chunks_exact_mut(few * length).enumerate();
     each.for_each(|(index, p)| {
-        let place = Place::new(index, sizes);
-        let mut turned = Scratch::<f32>::take(width * length);
+        let mut head = Head::new(index, sizes, kernels);
         // SAFETY: the table is of a level that the CPU has; the columns of a head of an item are its task's alone.
         unsafe {
             if sizes.queries == many {
-                let x = place.columns(q, many);
-                (kernels.turn)(&mut turned, length, x, q.stride, width);
-                let k = place.gathered(k, few, sizes.scale());
-                (kernels.small_times)(p, &k, &turned, length);
+                head.turn(q);
+                head.scores(p, k, sizes.scale());
                 (kernels.softmax_of_columns)(p, length);
-                let v = transposed(&place.gathered(v, few, 1.0), width);
-                (kernels.small_times)(&mut turned, &v, p, length);
-                place.write(&answers, many, |row, channel| {
-                    turned[channel * length + row]
-                });
+                head.to_many(p, v, 1.0, &answers);
             } else {
-                let x = place.columns(k, many);
-                (kernels.turn)(&mut turned, length, x, k.stride, width);
-                let q = place.gathered(q, few, sizes.scale());
-                (kernels.small_times)(p, &q, &turned, length);
+                head.turn(k);
+                head.scores(p, q, sizes.scale());
                 for p in p.chunks_exact_mut(length) {
                     (kernels.scores_softmax)(&mut p[..many], 1.0, &[], &[]);
                     p[many..].fill(0.0);
                 }
-                let x = place.columns(v, many);
-                (kernels.turn)(&mut turned, length, x, v.stride, width);
-                let mut y = vec![0.0; few * width];
-                (kernels.row_dots)(&mut y, p, &turned, length);
-                place.write(&answers, few, |row, channel| y[row * width + channel]);
+                head.turn(v);
+                head.to_few(p, 1.0, &answers);
             }
         }
     });
@@ -159,63 +207,42 @@ pub(super) fn backward(
     g: &[f32],
     softmax: &[f32],
     [q, k, v]: [Rows<'_>; 3],
-    gradients: [RowsMut<'_>; 3],
+    [of_q, of_k, of_v]: [RowsMut<'_>; 3],
     sizes: Sizes,
     kernels: &RowKernels,
 ) {
     let (few, many) = counts(sizes);
-    let (length, width) = (row_length(many), sizes.head_dim);
+    let length = row_length(many);
     let scale = sizes.scale();
-    let [of_q, of_k, of_v] = gradients;
     let g = Rows {
         data: g,
         offset: 0,
-        stride: sizes.heads * width,
+        stride: sizes.heads * sizes.head_dim,
     };
     let each = softmax.par_chunks_exact(few * length).enumerate();
     each.for_each(|(index, p)| {
-        let place = Place::new(index, sizes);
-        let mut turned = Scratch::<f32>::take(width * length);
+        let mut head = Head::new(index, sizes, kernels);
         let mut scores = Scratch::<f32>::take(few * length);
-        let mut of_few = vec![0.0; few * width];
         // SAFETY: the table is of a level that the CPU has; the columns of a head of an item are its task's alone.
         unsafe {
             if sizes.queries == many {
-                let x = place.columns(g, many);
-                (kernels.turn)(&mut turned, length, x, g.stride, width);
-                (kernels.row_dots)(&mut of_few, p, &turned, length);
-                place.write(&of_v, few, |row, channel| of_few[row * width + channel]);
-                let v = place.gathered(v, few, 1.0);
-                (kernels.small_times)(&mut scores, &v, &turned, length);
+                head.turn(g);
+                head.to_few(p, 1.0, &of_v);
+                head.scores(&mut scores, v, 1.0);
                 (kernels.columns_gradient)(&mut scores, p, length);
-                let x = place.columns(q, many);
-                (kernels.turn)(&mut turned, length, x, q.stride, width);
-                (kernels.row_dots)(&mut of_few, &scores, &turned, length);
-                place.write(&of_k, few, |row, channel| {
-                    scale * of_few[row * width + channel]
-                });
-                let k = transposed(&place.gathered(k, few, scale), width);
-                (kernels.small_times)(&mut turned, &k, &scores, length);
-                place.write(&of_q, many, |row, channel| turned[channel * length + row]);
+                head.turn(q);
+                head.to_few(&scores, scale, &of_k);
+                head.to_many(&scores, k, scale, &of_q);
             } else {
-                let g = place.gathered(g, few, 1.0);
-                let x = place.columns(v, many);
-                (kernels.turn)(&mut turned, length, x, v.stride, width);
-                (kernels.small_times)(&mut scores, &g, &turned, length);
+                head.turn(v);
+                head.scores(&mut scores, g, 1.0);
                 for (scores, p) in scores.chunks_exact_mut(length).zip(p.chunks_exact(length)) {
                     (kernels.softmax_gradient)(scores, p);
                 }
-                (kernels.small_times)(&mut turned, &transposed(&g, width), p, length);
-                place.write(&of_v, many, |row, channel| turned[channel * length + row]);
-                let x = place.columns(k, many);
-                (kernels.turn)(&mut turned, length, x, k.stride, width);
-                (kernels.row_dots)(&mut of_few, &scores, &turned, length);
-                place.write(&of_q, few, |row, channel| {
-                    scale * of_few[row * width + channel]
-                });
-                let q = transposed(&place.gathered(q, few, scale), width);
-                (kernels.small_times)(&mut turned, &q, &scores, length);
-                place.write(&of_k, many, |row, channel| turned[channel * length + row]);
+                head.to_many(p, g, 1.0, &of_v);
+                head.turn(k);
+                head.to_few(&scores, scale, &of_q);
+                head.to_many(&scores, q, scale, &of_k);
             }
         }
     });
