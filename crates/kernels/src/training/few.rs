@@ -106,7 +106,7 @@ impl<'a> Head<'a> {
     ///
     /// # Safety
     /// The CPU has the table's level; nobody else writes or reads the head's columns of `to`.
-    unsafe fn to_few(&self, scores: &[f32], factor: f32, to: &RowsMut<'_>) {
+    unsafe fn fill_few(&self, scores: &[f32], factor: f32, to: &RowsMut<'_>) {
         let width = self.sizes.head_dim;
         let mut sums = vec![0.0; self.few * width];
         // SAFETY: as the caller promises.
@@ -121,8 +121,8 @@ impl<'a> Head<'a> {
     /// For each of the many the sum of the few, weighted by scores, times a factor. The many are no longer turned after it.
     ///
     /// # Safety
-    /// As [`Head::to_few`].
-    unsafe fn to_many(&mut self, scores: &[f32], few: Rows<'_>, factor: f32, to: &RowsMut<'_>) {
+    /// As [`Head::fill_few`].
+    unsafe fn fill_many(&mut self, scores: &[f32], few: Rows<'_>, factor: f32, to: &RowsMut<'_>) {
         let few = transposed(&self.gathered(few, factor), self.sizes.head_dim);
         // SAFETY: as the caller promises.
         unsafe {
@@ -186,7 +186,7 @@ pub(super) fn forward(
                 head.turn(q);
                 head.scores(p, k, sizes.scale());
                 (kernels.softmax_of_columns)(p, length);
-                head.to_many(p, v, 1.0, &answers);
+                head.fill_many(p, v, 1.0, &answers);
             } else {
                 head.turn(k);
                 head.scores(p, q, sizes.scale());
@@ -195,7 +195,7 @@ pub(super) fn forward(
                     p[many..].fill(0.0);
                 }
                 head.turn(v);
-                head.to_few(p, 1.0, &answers);
+                head.fill_few(p, 1.0, &answers);
             }
         }
     });
@@ -227,22 +227,22 @@ pub(super) fn backward(
         unsafe {
             if sizes.queries == many {
                 head.turn(g);
-                head.to_few(p, 1.0, &of_v);
+                head.fill_few(p, 1.0, &of_v);
                 head.scores(&mut scores, v, 1.0);
                 (kernels.columns_gradient)(&mut scores, p, length);
                 head.turn(q);
-                head.to_few(&scores, scale, &of_k);
-                head.to_many(&scores, k, scale, &of_q);
+                head.fill_few(&scores, scale, &of_k);
+                head.fill_many(&scores, k, scale, &of_q);
             } else {
                 head.turn(v);
                 head.scores(&mut scores, g, 1.0);
                 for (scores, p) in scores.chunks_exact_mut(length).zip(p.chunks_exact(length)) {
                     (kernels.softmax_gradient)(scores, p);
                 }
-                head.to_many(p, g, 1.0, &of_v);
+                head.fill_many(p, g, 1.0, &of_v);
                 head.turn(k);
-                head.to_few(&scores, scale, &of_q);
-                head.to_many(&scores, q, scale, &of_k);
+                head.fill_few(&scores, scale, &of_q);
+                head.fill_many(&scores, q, scale, &of_k);
             }
         }
     });
