@@ -135,7 +135,15 @@ mod tests {
     fn the_same_numbers_give_the_same_thing_at_every_size() {
         for seed in 0..50 {
             let palette = Palette::random(&mut Random::new(seed));
-            let thing = |radius| Thing::random(&mut Random::new(seed), &palette, &[], radius, true);
+            let thing = |radius| {
+                Thing::random(
+                    &mut Random::new(seed),
+                    &palette,
+                    &Shape::WHOLES,
+                    radius,
+                    true,
+                )
+            };
             let (small, large) = (thing(60.0), thing(180.0));
             assert_eq!(small.shape, large.shape);
             assert_eq!(small.surface.base, large.surface.base);
