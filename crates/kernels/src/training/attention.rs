@@ -131,16 +131,16 @@ struct Head<'a> {
 
 /// The columns of a head of an item's rows.
 #[derive(Clone, Copy)]
-struct HeadRows<'a> {
+pub(super) struct HeadRows<'a> {
     /// From the first row's columns to the last one's.
-    data: &'a [f32],
-    stride: usize,
-    width: usize,
+    pub(super) data: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) width: usize,
 }
 
 impl<'a> HeadRows<'a> {
     /// Of the `index`-th of all items' heads, where an item has `count` rows.
-    fn new(index: usize, rows: Rows<'a>, count: usize, sizes: Sizes) -> Self {
+    pub(super) fn new(index: usize, rows: Rows<'a>, count: usize, sizes: Sizes) -> Self {
         let (item, head) = (index / sizes.heads, index % sizes.heads);
         let (stride, width) = (rows.stride, sizes.head_dim);
         let first = item * count * stride + rows.offset + head * width;
@@ -151,7 +151,7 @@ impl<'a> HeadRows<'a> {
         }
     }
 
-    fn row(&self, row: usize) -> &'a [f32] {
+    pub(super) fn row(&self, row: usize) -> &'a [f32] {
         &self.data[row * self.stride..][..self.width]
     }
 
@@ -566,7 +566,7 @@ pub(super) struct RowsMut<'a> {
 
 impl<'a> RowsMut<'a> {
     /// The columns of the `index`-th of all items' heads, where an item has `count` rows.
-    fn of_head(&self, index: usize, count: usize, sizes: Sizes) -> HeadRowsMut<'a> {
+    pub(super) fn of_head(&self, index: usize, count: usize, sizes: Sizes) -> HeadRowsMut<'a> {
         let (item, head) = (index / sizes.heads, index % sizes.heads);
         HeadRowsMut {
             data: self.data,
@@ -578,7 +578,7 @@ impl<'a> RowsMut<'a> {
 }
 
 /// [`HeadRows`] that are written.
-struct HeadRowsMut<'a> {
+pub(super) struct HeadRowsMut<'a> {
     data: &'a Shared<'a, f32>,
     first: usize,
     stride: usize,
@@ -589,7 +589,7 @@ impl HeadRowsMut<'_> {
     /// # Safety
     /// As [`Shared::part`].
     #[allow(clippy::mut_from_ref)]
-    unsafe fn row(&self, row: usize) -> &mut [f32] {
+    pub(super) unsafe fn row(&self, row: usize) -> &mut [f32] {
         // SAFETY: as the caller promises.
         unsafe { self.data.part(self.first + row * self.stride, self.width) }
     }

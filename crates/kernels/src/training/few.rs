@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::attention::{Rows, RowsMut, Sizes};
+use super::attention::{HeadRows, Rows, RowsMut, Sizes};
 use crate::aligned::{Scratch, Shared, unwritten};
 use crate::engine::STRIP;
 use crate::rows::RowKernels;
@@ -33,8 +33,7 @@ fn row_length(many: usize) -> usize {
 
 /// A head of an item of the batch, and what it is computed in.
 struct Head<'a> {
-    item: usize,
-    head: usize,
+    index: usize,
     sizes: Sizes,
     few: usize,
     many: usize,
@@ -51,8 +50,7 @@ impl<'a> Head<'a> {
         let (few, many) = counts(sizes);
         let length = row_length(many);
         Self {
-            item: index / sizes.heads,
-            head: index % sizes.heads,
+            index,
             sizes,
             few,
             many,
@@ -62,22 +60,16 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Where the head's columns begin, in rows of which an item has `count`.
-    fn first(&self, count: usize, offset: usize, stride: usize) -> usize {
-        self.item * count * stride + offset + self.head * self.sizes.head_dim
-    }
-
-    /// From the first row's columns to the last one's.
-    fn columns<'r>(&self, rows: Rows<'r>, count: usize) -> &'r [f32] {
-        let first = self.first(count, rows.offset, rows.stride);
-        &rows.data[first..][..(count - 1) * rows.stride + self.sizes.head_dim]
+    /// The head's columns of `count` rows.
+    fn rows<'r>(&self, rows: Rows<'r>, count: usize) -> HeadRows<'r> {
+        HeadRows::new(self.index, rows, count, self.sizes)
     }
 
     /// The few's columns one row after the other, times a factor: `[few, head_dim]`.
     fn gathered(&self, rows: Rows<'_>, factor: f32) -> Vec<f32> {
-        let width = self.sizes.head_dim;
-        let rows = self.columns(rows, self.few).chunks(rows.stride);
-        rows.flat_map(|row| row[..width].iter().map(|v| v * factor))
+        let rows = self.rows(rows, self.few);
+        (0..self.few)
+            .flat_map(|row| rows.row(row).iter().map(|v| v * factor))
             .collect()
     }
 
@@ -86,10 +78,10 @@ impl<'a> Head<'a> {
     /// # Safety
     /// The CPU has the table's level.
     unsafe fn turn(&mut self, rows: Rows<'_>) {
-        let x = self.columns(rows, self.many);
-        let width = self.sizes.head_dim;
+        let x = self.rows(rows, self.many);
+        let turned = &mut self.turned;
         // SAFETY: as the caller promises.
-        unsafe { (self.kernels.turn)(&mut self.turned, self.length, x, rows.stride, width) }
+        unsafe { (self.kernels.turn)(turned, self.length, x.data, x.stride, x.width) }
     }
 
     /// The products of the few, times a factor, with the many: `scores` `[few, length]`.
@@ -138,11 +130,10 @@ impl<'a> Head<'a> {
     /// # Safety
     /// Nobody else writes or reads them.
     unsafe fn write(&self, to: &RowsMut<'_>, count: usize, value: impl Fn(usize, usize) -> f32) {
-        let first = self.first(count, to.offset, to.stride);
-        let width = self.sizes.head_dim;
+        let to = to.of_head(self.index, count, self.sizes);
         for row in 0..count {
             // SAFETY: as the caller promises; other heads have other columns.
-            let to = unsafe { to.data.part(first + row * to.stride, width) };
+            let to = unsafe { to.row(row) };
             for (channel, to) in to.iter_mut().enumerate() {
                 *to = value(row, channel);
             }
