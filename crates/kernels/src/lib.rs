@@ -30,6 +30,7 @@
 
 mod adamw;
 mod aligned;
+mod allocator;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
@@ -54,6 +55,7 @@ mod upscaling;
 mod vit;
 
 pub use adamw::{AdamwState, AdamwStep, OptimiserOps, adamw};
+pub use allocator::keep_freed_memory;
 pub use burn_ops::{EncoderOps, neck, patch_embed, vit_block};
 pub use decoder::{
     AttentionWeights, DecodedPrompt, Decoder, DecoderImage, DecoderWeights, TwoWayWeights, Wanted,

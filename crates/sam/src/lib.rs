@@ -61,6 +61,7 @@ pub use model::{ImageEmbedding, ModelInput, Networks, PIXEL_MEAN, PIXEL_STD, Pro
 pub use predictor::{PointPrompt, PredictedMask, Predictor, Prompt, PromptError};
 pub use prompt_encoder::{PointLabel, PromptEncoder, PromptPoints};
 pub use prompted::{PromptedOptions, PromptedSelector, propose_prompted, propose_prompted_reading};
+pub use resized::grid_stretched;
 pub use selector::{GeneratedMask, MaskFilters, MaskSelector};
 pub use trainable::{PromptMasks, TrainableNetworks, TrainableSam};
 pub use transformer::TwoWayTransformer;

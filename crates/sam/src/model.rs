@@ -16,20 +16,18 @@ use crate::kernels::Kernels;
 use crate::mask_decoder::{MaskDecoder, MaskOutput};
 use crate::prompt_encoder::PromptEncoder;
 
-/// Appends an image's pixels, normalised and then zero-padded to `side` pixels, row-major `[side, side, 3]`.
+/// Writes an image's pixels, normalised, into zeros of `side` pixels, row-major `[side, side, 3]`.
 ///
 /// # Panics
 /// If the image is larger.
-pub(crate) fn normalise(image: &RgbImage, side: usize, values: &mut Vec<f32>) {
+pub(crate) fn normalise(image: &RgbImage, side: usize, values: &mut [f32]) {
     let size = image.size();
     let (height, width) = (size.height as usize, size.width as usize);
     assert!(height <= side && width <= side, "{size:?} exceeds {side}");
     let levels: Vec<[f32; 3]> = (0..=255_u8)
         .map(|v| std::array::from_fn(|c| (f32::from(v) - PIXEL_MEAN[c]) / PIXEL_STD[c]))
         .collect();
-    let start = values.len();
-    values.resize(start + side * side * 3, 0.0);
-    let rows = values[start..].chunks_exact_mut(side * 3);
+    let rows = values.chunks_exact_mut(side * 3);
     for (row, source) in rows.zip(image.data().chunks_exact(width * 3)) {
         for (target, source) in row.chunks_exact_mut(3).zip(source.chunks_exact(3)) {
             for c in 0..3 {
@@ -374,7 +372,7 @@ impl Sam {
 
     fn padded(&self, image: &RgbImage) -> Tensor<4> {
         let side = self.architecture.image_size;
-        let mut values = Vec::with_capacity(side * side * 3);
+        let mut values = vec![0.0; side * side * 3];
         normalise(image, side, &mut values);
         Tensor::from_data(TensorData::new(values, [1, side, side, 3]), &self.device)
     }

@@ -24,13 +24,7 @@ pub(crate) fn resize(w: &mut Weights<'_>, from: &Architecture, to: &Architecture
         "image_encoder.pos_embed",
         [1, grid, grid, dim],
         [1, wanted, wanted, dim],
-        |values| {
-            let wide: Vec<f32> = values
-                .chunks_exact(grid * dim)
-                .flat_map(|row| stretched(row, dim, wanted))
-                .collect();
-            stretched(&wide, wanted * dim, wanted)
-        },
+        |values| grid_stretched(&values, grid, wanted),
     );
     let head_dim = dim / from.encoder_heads;
     let global = from.windows.iter().enumerate();
@@ -47,6 +41,17 @@ pub(crate) fn resize(w: &mut Weights<'_>, from: &Architecture, to: &Architecture
             }
         }
     }
+}
+
+/// Rows that lie on a square grid, for a grid of another side, by linear interpolation: `[from, from, width]` ->
+/// `[to, to, width]`
+pub fn grid_stretched(values: &[f32], from: usize, to: usize) -> Vec<f32> {
+    let width = values.len() / (from * from);
+    let wide: Vec<f32> = values
+        .chunks_exact(from * width)
+        .flat_map(|row| stretched(row, width, to))
+        .collect();
+    stretched(&wide, to * width, to)
 }
 
 /// `[from, width]` -> `[to, width]`
@@ -69,5 +74,10 @@ mod tests {
         let wide = stretched(&rows, 2, 4);
         assert_eq!(wide, [0.0, 10.0, 0.25, 12.5, 0.75, 17.5, 1.0, 20.0]);
         assert_eq!(stretched(&wide, 2, 2), [0.125, 11.25, 0.875, 18.75]);
+        // Down the rows and along them.
+        let grid = grid_stretched(&[0.0, 4.0, 8.0, 12.0], 2, 4);
+        assert_eq!(grid[..4], [0.0, 1.0, 3.0, 4.0]);
+        assert_eq!(grid[4..8], [2.0, 3.0, 5.0, 6.0]);
+        assert_eq!(grid[12..], [8.0, 9.0, 11.0, 12.0]);
     }
 }

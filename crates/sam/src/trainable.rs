@@ -9,6 +9,7 @@ use maskmill_pixels::RgbImage;
 use maskmill_weights::{
     Checkpoint, CheckpointError, KeyMap, SaveError, StoredAs, Weights, parameter_values,
 };
+use rayon::prelude::*;
 
 use crate::architecture::Architecture;
 use crate::image_encoder::ImageEncoder;
@@ -138,10 +139,9 @@ impl TrainableSam {
     /// If an image is larger than the model's input.
     pub fn normalised(&self, images: &[&RgbImage]) -> Tensor<4> {
         let side = self.architecture.image_size;
-        let mut values = Vec::with_capacity(images.len() * side * side * 3);
-        for image in images {
-            normalise(image, side, &mut values);
-        }
+        let mut values = vec![0.0; images.len() * side * side * 3];
+        let each = values.par_chunks_exact_mut(side * side * 3).zip(images);
+        each.for_each(|(values, image)| normalise(image, side, values));
         let shape = [images.len(), side, side, 3];
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }

@@ -34,19 +34,16 @@ pub(crate) struct PixelQueries {
 }
 
 impl PixelQueries {
-    pub(crate) fn new(per_image: usize) -> Self {
-        Self {
-            per_image,
-            pixels: Vec::new(),
-            weights: Vec::new(),
-        }
-    }
-
     /// Draws an image's queries. A pixel is of the smallest mask that it lies in; pixels of an object's parts are neither
     /// like nor unlike those of the whole.
     ///
     /// `masks`: at the decoder's resolution, row-major, none empty.
-    pub(crate) fn draw(&mut self, masks: &[Vec<bool>], rng: &mut Rng) {
+    pub(crate) fn draw(masks: &[Vec<bool>], per_image: usize, rng: &mut Rng) -> Self {
+        let mut queries = Self {
+            per_image,
+            pixels: Vec::with_capacity(per_image),
+            weights: Vec::new(),
+        };
         let pixels = masks[0].len();
         let area = |mask: &Vec<bool>| mask.iter().filter(|inside| **inside).count();
         let areas: Vec<usize> = masks.iter().map(area).collect();
@@ -70,8 +67,8 @@ impl PixelQueries {
         own.retain(|(_, own)| !own.is_empty());
         let near: Vec<Surroundings> = masks.iter().map(|mask| Surroundings::of(mask)).collect();
         rng.shuffle(&mut own);
-        for (mask, own) in own.iter().cycle().take(self.per_image) {
-            self.pixels.push(own[rng.usize(0..own.len())] as i64);
+        for (mask, own) in own.iter().cycle().take(per_image) {
+            queries.pixels.push(own[rng.usize(0..own.len())] as i64);
             let inside = &masks[*mask];
             let near = &near[*mask];
             let others = (0..pixels).filter(|pixel| !inside[*pixel]);
@@ -86,8 +83,16 @@ impl PixelQueries {
                 (false, false) if near.contains(pixel) => -share * part(beside),
                 (false, false) => -share * part(away),
             };
-            self.weights.extend((0..pixels).map(weight));
+            queries.weights.extend((0..pixels).map(weight));
         }
+        queries
+    }
+
+    /// The queries of images and those of the next.
+    pub(crate) fn and(mut self, next: Self) -> Self {
+        self.pixels.extend(next.pixels);
+        self.weights.extend(next.weights);
+        self
     }
 
     /// The mean over queries of the cross entropy of both sides, halved; `[1]`. `embeddings`: `[images, grid, grid, dim]`.
@@ -173,8 +178,7 @@ mod tests {
 
     #[test]
     fn parts_are_neither_like_nor_unlike_their_whole() {
-        let mut queries = PixelQueries::new(2);
-        queries.draw(&masks(), &mut Rng::with_seed(1));
+        let queries = PixelQueries::draw(&masks(), 2, &mut Rng::with_seed(1));
         assert_eq!(queries.pixels.len(), 2);
         let rows: Vec<&[f32]> = queries.weights.chunks_exact(100).collect();
         for (pixel, row) in queries.pixels.iter().zip(rows) {
@@ -191,8 +195,7 @@ mod tests {
 
     #[test]
     fn half_of_what_is_unlike_is_near() {
-        let mut queries = PixelQueries::new(2);
-        queries.draw(&masks(), &mut Rng::with_seed(1));
+        let queries = PixelQueries::draw(&masks(), 2, &mut Rng::with_seed(1));
         let rows: Vec<&[f32]> = queries.weights.chunks_exact(100).collect();
         for (pixel, row) in queries.pixels.iter().zip(rows) {
             let sum = |rows: usize, columns: usize| -> f32 {
@@ -209,17 +212,18 @@ mod tests {
         // A mask that is all around leaves nothing near or nothing far.
         let mut frame = vec![true; 100];
         frame[55] = false;
-        let mut queries = PixelQueries::new(1);
-        queries.draw(&[frame], &mut Rng::with_seed(1));
+        let queries = PixelQueries::draw(&[frame], 1, &mut Rng::with_seed(1));
         assert_eq!(queries.weights[55], -1.0);
     }
 
     #[test]
     fn the_loss_is_the_cross_entropy_of_pairs() {
         let vectors = [[3.0, 4.0], [4.0, 3.0], [0.0, 2.0], [-3.0, 1.0]];
-        let mut queries = PixelQueries::new(2);
-        queries.pixels = vec![0, 2];
-        queries.weights = vec![0.5, 0.5, -0.5, -0.5, -1.0, 0.0, 0.75, 0.25];
+        let queries = PixelQueries {
+            per_image: 2,
+            pixels: vec![0, 2],
+            weights: vec![0.5, 0.5, -0.5, -0.5, -1.0, 0.0, 0.75, 0.25],
+        };
         let weights = queries.weights.clone();
         let flat: Vec<f32> = vectors.concat().iter().map(|v: &f64| *v as f32).collect();
         let tensor = TensorData::new(flat, [1, 2, 2, 2]);

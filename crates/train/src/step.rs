@@ -10,6 +10,7 @@ use maskmill_masks::{Bitmap, ImageSize};
 use maskmill_pixels::RgbImage;
 use maskmill_sam::{PointLabel, PromptPoints, TrainableSam};
 use maskmill_weights::to_host;
+use rayon::prelude::*;
 
 use crate::clicks::{noisy_box, random_error, random_inside};
 use crate::losses::{RoundLoss, RoundTargets, round_loss};
@@ -85,6 +86,20 @@ struct Asked {
     later: Later,
 }
 
+impl Asked {
+    fn new(first: First, target: Vec<bool>, later: Later) -> Self {
+        Self {
+            clicks: match first {
+                First::Point(xy) => vec![(xy, PointLabel::Foreground)],
+                First::Box(_) => Vec::new(),
+            },
+            first,
+            target,
+            later,
+        }
+    }
+}
+
 /// The loss of a batch, `[1]` each: means over the rounds.
 pub struct BatchLoss {
     /// What is minimised.
@@ -98,11 +113,13 @@ pub struct Batch {
     images: Vec<RgbImage>,
     asked: Vec<Asked>,
     prompts_per_image: usize,
-    targets: Vec<f32>,
     pixels: Option<PixelQueries>,
     side: usize,
     stride: usize,
 }
+
+/// What is asked about an image.
+type AboutImage = (Option<PixelQueries>, Vec<Asked>);
 
 impl Batch {
     /// Draws the prompts: `settings.masks_per_image` of each image, the same mask more than once where it has fewer.
@@ -119,28 +136,14 @@ impl Batch {
         seed: u64,
     ) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let prompts_per_image = settings.masks_per_image as usize;
-        let mut batch = Self::empty(prompts_per_image, [image_size, side]);
-        if settings.pixels_per_image > 0 {
-            let mut queries = PixelQueries::new(settings.pixels_per_image as usize);
-            let mut rng = rng.fork();
-            for image in &images {
-                queries.draw(&image.low_res, &mut rng);
-            }
-            batch.pixels = Some(queries);
-        }
-        for image in images {
-            let mut order: Vec<usize> = (0..image.masks.len()).collect();
-            rng.shuffle(&mut order);
-            for &mask in order.iter().cycle().take(prompts_per_image) {
-                let target = image.low_res[mask].clone();
-                let mask = &image.masks[mask];
-                let mut rng = rng.fork();
-                let first = first_prompt(mask, image.image.size(), settings, &mut rng);
-                batch.ask(first, target, Later::Drawn(rng));
-            }
-            batch.images.push(image.image);
-        }
+        let rngs: Vec<Rng> = images.iter().map(|_| rng.fork()).collect();
+        let mut batch = Self::empty(settings.masks_per_image as usize, [image_size, side]);
+        let drawn = images.par_iter().zip(rngs);
+        let drawn = drawn.map(|(image, rng)| drawn_about(image, settings, rng));
+        let (pixels, asked): (Vec<_>, Vec<_>) = drawn.collect::<Vec<_>>().into_iter().unzip();
+        batch.pixels = pixels.into_iter().flatten().reduce(PixelQueries::and);
+        batch.asked = asked.into_iter().flatten().collect();
+        batch.images = images.into_iter().map(|image| image.image).collect();
         batch
     }
 
@@ -159,7 +162,7 @@ impl Batch {
             for prompt in prompts {
                 let later = Later::Given(prompt.clicks.into_iter());
                 let target = low_res_target(&prompt.mask, batch.side, batch.stride);
-                batch.ask(prompt.first, target, later);
+                batch.asked.push(Asked::new(prompt.first, target, later));
             }
             batch.images.push(image);
         }
@@ -171,25 +174,10 @@ impl Batch {
             images: Vec::new(),
             asked: Vec::new(),
             prompts_per_image,
-            targets: Vec::new(),
             pixels: None,
             side,
             stride: image_size / side,
         }
-    }
-
-    fn ask(&mut self, first: First, target: Vec<bool>, later: Later) {
-        let values = target.iter().map(|inside| f32::from(u8::from(*inside)));
-        self.targets.extend(values);
-        self.asked.push(Asked {
-            first,
-            target,
-            clicks: match first {
-                First::Point(xy) => vec![(xy, PointLabel::Foreground)],
-                First::Box(_) => Vec::new(),
-            },
-            later,
-        });
     }
 
     /// Its images, each at most of the model's side.
@@ -223,8 +211,7 @@ impl Batch {
         let pixels = pixels.map(|pixels| pixels.loss(sam, embeddings.clone()));
         let embeddings = repeated(embeddings, self.prompts_per_image);
         let device = sam.device();
-        let targets = std::mem::take(&mut self.targets);
-        let masks = TensorData::new(targets, [prompts, 1, side * side]);
+        let masks = TensorData::new(self.targets(), [prompts, 1, side * side]);
         let masks = Tensor::<3>::from_data(masks, device);
         let mask_tokens = sam.architecture().mask_tokens;
         let rounds = settings.rounds as usize + 1;
@@ -261,6 +248,19 @@ impl Batch {
             },
             parts: [sum.focal, sum.dice, sum.iou].map(mean),
         }
+    }
+
+    /// The masks that are asked for, row-major `[prompts, side, side]`: 1 inside and 0 outside.
+    fn targets(&self) -> Vec<f32> {
+        let pixels = self.side * self.side;
+        let mut values = vec![0.0; self.asked.len() * pixels];
+        let each = values.par_chunks_exact_mut(pixels).zip(&self.asked);
+        each.for_each(|(values, asked)| {
+            for (value, inside) in values.iter_mut().zip(&asked.target) {
+                *value = f32::from(u8::from(*inside));
+            }
+        });
+        values
     }
 
     /// Which mask tokens may answer: those of the multi-mask output for a single point, otherwise the single mask's. 1 or 0,
@@ -314,7 +314,11 @@ impl Batch {
         let answers = inner.reshape([prompts * tokens, pixels]).select(0, chosen);
         let values = to_host(answers.clone());
         let (side, stride) = (self.side, self.stride);
-        for (asked, answer) in self.asked.iter_mut().zip(values.chunks_exact(pixels)) {
+        let each = self
+            .asked
+            .par_iter_mut()
+            .zip(values.par_chunks_exact(pixels));
+        each.for_each(|(asked, answer)| {
             let drawn = match &mut asked.later {
                 Later::Given(clicks) => clicks.next(),
                 Later::Drawn(rng) => {
@@ -333,7 +337,7 @@ impl Batch {
             let nothing = ([0.0, 0.0], PointLabel::Padding);
             let click = drawn.or(asked.clicks.last().copied()).unwrap_or(nothing);
             asked.clicks.push(click);
-        }
+        });
         answers.autodiff()
     }
 }
@@ -373,6 +377,28 @@ fn repeated(embeddings: Tensor<4>, times: usize) -> Tensor<4> {
         .reshape([images * times, height, width, dim])
 }
 
+/// Draws the prompts about an image, and the pixels that are compared.
+fn drawn_about(image: &TrainingImage, settings: &TrainingPrompts, mut rng: Rng) -> AboutImage {
+    let pixels = match settings.pixels_per_image {
+        0 => None,
+        count => Some(PixelQueries::draw(
+            &image.low_res,
+            count as usize,
+            &mut rng.fork(),
+        )),
+    };
+    let mut order: Vec<usize> = (0..image.masks.len()).collect();
+    rng.shuffle(&mut order);
+    let prompts = order.iter().cycle().take(settings.masks_per_image as usize);
+    let asked = prompts.map(|&mask| {
+        let mut rng = rng.fork();
+        let first = first_prompt(&image.masks[mask], image.image.size(), settings, &mut rng);
+        Asked::new(first, image.low_res[mask].clone(), Later::Drawn(rng))
+    });
+    let asked = asked.collect();
+    (pixels, asked)
+}
+
 fn first_prompt(
     mask: &Bitmap,
     size: ImageSize,
@@ -392,9 +418,9 @@ fn low_res_target(mask: &Bitmap, side: usize, stride: usize) -> Vec<bool> {
     let size = mask.size();
     let mut counts = vec![0_usize; side * side];
     for y in 0..size.height {
-        let row = (y as usize / stride) * side;
-        for (x, inside) in mask.row(y).iter().enumerate() {
-            counts[row + x / stride] += usize::from(*inside);
+        let row = &mut counts[(y as usize / stride) * side..];
+        for (count, pixels) in row.iter_mut().zip(mask.row(y).chunks(stride)) {
+            *count += pixels.iter().filter(|inside| **inside).count();
         }
     }
     let full = stride * stride;

@@ -193,10 +193,13 @@ fn a_model_begins_with_the_weights_of_another() {
     run(&next, &at("second"), Some(1)).0.unwrap();
     run(&pipeline(&[hardly]), &at("fresh"), Some(1)).0.unwrap();
 
-    let weights = |name: &str| {
+    let tensors = |name: &str| {
         let folder = at(name);
         let model = TrainableOwl::load(&folder.join(files::LAST), &Device::flex()).unwrap();
-        let values = model.values_by_key().into_values().flatten();
+        model.values_by_key()
+    };
+    let weights = |name: &str| {
+        let values = tensors(name).into_values().flatten();
         values.collect::<Vec<f32>>()
     };
     let first = weights("first");
@@ -206,6 +209,29 @@ fn a_model_begins_with_the_weights_of_another() {
     };
     assert!(furthest("second") < 1e-3, "{}", furthest("second"));
     assert!(furthest("fresh") > 0.1, "{}", furthest("fresh"));
+
+    // On images twice as wide: a position is between those of the patches around it.
+    let larger = pipeline(&[&set, hardly, "architecture.image_size=128"]);
+    run(&larger, &at("larger"), Some(1)).0.unwrap();
+    let (first_tensors, larger) = (tensors("first"), tensors("larger"));
+    for (key, values) in &first_tensors {
+        let larger = &larger[key];
+        let row = |values: &[f32], row: usize| values[row * 32..][..32].to_vec();
+        // The class token, and the first patch of all.
+        let compared = match key.contains("vision_model.embeddings.position_embedding") {
+            true => {
+                assert_eq!((values.len(), larger.len()), (17 * 32, 65 * 32));
+                let between = row(values, 1).into_iter().zip(row(values, 2));
+                let between: Vec<f32> = between.map(|(a, b)| 0.75 * a + 0.25 * b).collect();
+                let same = [row(values, 0), row(values, 1), between].concat();
+                (same, larger[..3 * 32].to_vec())
+            }
+            false => (values.clone(), larger.clone()),
+        };
+        let pairs = compared.0.iter().zip(&compared.1);
+        let difference = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(difference < 1e-3, "{key}: {difference}");
+    }
 
     let refused = |pipeline: &GrounderPipeline| {
         let error = run(pipeline, &at("other"), None).0.unwrap_err();

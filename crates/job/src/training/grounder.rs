@@ -82,7 +82,7 @@ pub struct GrounderModel {
     /// A SAM checkpoint whose image encoder has the sizes of the image tower, which begins with its weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_encoder: Option<String>,
-    /// A grounder's checkpoint of the same sizes and words, with its tokenizer beside it: all weights.
+    /// A grounder's checkpoint of the same sizes (but for `image_size`) and words, with its tokenizer beside it: all weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
 }

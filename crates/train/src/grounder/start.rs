@@ -5,10 +5,15 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use maskmill_grounding::{BytePairs, OwlArchitecture, TrainableOwl};
+use maskmill_sam::grid_stretched;
 
 use crate::error::TrainError;
 
-/// Tensors by their official keys, of the grounder at `path`, a checkpoint that a run left.
+/// Of the image tower's patches; that of the class token comes first.
+const POSITIONS: &str = "owlv2.vision_model.embeddings.position_embedding.weight";
+
+/// Tensors by their official keys, of the grounder at `path`, a checkpoint that a run left; for images of another side than
+/// its own, positions are interpolated.
 ///
 /// # Errors
 /// [`TrainError::Detector`] of a file that is none; [`TrainError::Settings`] of a model of other sizes, or of other words.
@@ -22,9 +27,12 @@ pub(crate) fn from_grounder(
         TrainError::Settings(format!("model.checkpoint: {path} {what}"))
     };
     let owl = TrainableOwl::load(path, &Device::flex())?;
-    if owl.architecture() != architecture {
+    let own = &owl.architecture().image;
+    let mut alike = owl.architecture().clone();
+    alike.image.image_size = architecture.image.image_size;
+    if alike != *architecture {
         return Err(refused(format!(
-            "is {}, but [architecture] asks for {architecture}; give it the checkpoint's sizes",
+            "is {}, but [architecture] asks for {architecture}; give it the checkpoint's sizes (image_size may differ)",
             owl.architecture()
         )));
     }
@@ -42,5 +50,12 @@ pub(crate) fn from_grounder(
             )));
         }
     }
-    Ok(owl.values_by_key())
+    let mut values = owl.values_by_key();
+    let (from, to) = (own.grid(), architecture.image.grid());
+    if from != to {
+        let positions = values.get_mut(POSITIONS).expect("a tower has positions");
+        let of_patches = positions.split_off(own.transformer.width);
+        positions.extend(grid_stretched(&of_patches, from, to));
+    }
+    Ok(values)
 }
