@@ -30,7 +30,6 @@
 
 mod adamw;
 mod aligned;
-mod allocator;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
@@ -55,7 +54,6 @@ mod upscaling;
 mod vit;
 
 pub use adamw::{AdamwState, AdamwStep, OptimiserOps, adamw};
-pub use allocator::keep_freed_memory;
 pub use burn_ops::{EncoderOps, neck, patch_embed, vit_block};
 pub use decoder::{
     AttentionWeights, DecodedPrompt, Decoder, DecoderImage, DecoderWeights, TwoWayWeights, Wanted,

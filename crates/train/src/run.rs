@@ -20,7 +20,7 @@ use maskmill_job as job;
 use maskmill_job::{
     ExportPrecision, ExportSettings, Fingerprint, OptimiserSettings, Train, TrainingRecord,
 };
-use maskmill_kernels::{Precision, keep_freed_memory, set_training_precision};
+use maskmill_kernels::{Precision, set_training_precision};
 use maskmill_weights::{StoredAs, to_host, write_whole};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -159,7 +159,6 @@ pub(crate) fn go<const LOSSES: usize, T: Task<LOSSES>>(
     draw: &(impl Fn(u64) -> Result<T::Image, TrainError> + Sync),
     observer: &mut dyn Observer<T::Step, T::Report>,
 ) -> Result<Outcome, TrainError> {
-    keep_freed_memory();
     let at = |name: &str| place.directory.join(name);
     let settings = task.optimiser().clone();
     let mut optimiser = Optimiser::new(&mut model, &settings);
