@@ -156,6 +156,7 @@ fn bf16_is_close_to_the_cpus_f32() {
         let error = max_norm_error(gpu, cpu, name);
         println!("{name}: {error:.1e}");
         // 5.9e-2 after the neck on an H200.
-        assert!(error <= 1e-1, "{name}: {error:e}");
+        let most = if cfg!(feature = "cuda") { 1e-1 } else { 5e-2 };
+        assert!(error <= most, "{name}: {error:e}");
     }
 }
