@@ -345,6 +345,7 @@ const KIND: Choice<Kind> = Choice {
         ("height", &[Kind::Scenes]),
         ("objects", &[Kind::Scenes]),
         ("shapes", &[Kind::Scenes]),
+        ("textures", &[Kind::Scenes]),
         ("radius", &[Kind::Scenes]),
         ("parts", &[Kind::Scenes]),
     ],

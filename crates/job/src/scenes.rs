@@ -1,6 +1,6 @@
 //! Settings of generated scenes, which sources of jobs and training data share.
 
-use maskmill_scenes::{SceneOptions, Shape};
+use maskmill_scenes::{SceneOptions, Shape, Texture};
 use serde::{Deserialize, Serialize};
 
 use crate::section::Section;
@@ -19,6 +19,9 @@ pub struct SceneSettings {
     /// The nouns of the shapes that objects have; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shapes: Vec<String>,
+    /// The patterns of their surfaces, `plain` among them; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub textures: Vec<String>,
     /// Radii of discs as large as objects are, `[least, most]`, in square roots of the image's pixels.
     #[serde(default = "usual_radius", skip_serializing_if = "is_usual_radius")]
     pub radius: [f32; 2],
@@ -34,6 +37,7 @@ impl Default for SceneSettings {
             height: [512, 512],
             objects: [4, 24],
             shapes: Vec::new(),
+            textures: Vec::new(),
             radius: usual_radius(),
             parts: usual_parts(),
         }
@@ -44,15 +48,17 @@ impl SceneSettings {
     /// What the generator is asked for.
     ///
     /// # Panics
-    /// If a shape has no such name, which reading a file excludes.
+    /// If a shape or a texture has no such name, which reading a file excludes.
     pub fn options(&self) -> SceneOptions {
         let range = |[least, most]: [u32; 2]| least..=most;
         let shape = |word: &String| Shape::named(word).expect("checked where it was read");
+        let texture = |word: &String| Texture::named(word).expect("checked where it was read");
         SceneOptions {
             width: range(self.width),
             height: range(self.height),
             objects: range(self.objects),
             shapes: self.shapes.iter().map(shape).collect(),
+            textures: self.textures.iter().map(texture).collect(),
             radius: self.radius[0]..=self.radius[1],
             parts: self.parts,
             ..SceneOptions::default()
@@ -66,7 +72,18 @@ impl SceneSettings {
             width: section.range_u32("width", usual.width, 32..=8192),
             height: section.range_u32("height", usual.height, 32..=8192),
             objects: section.range_u32("objects", usual.objects, least_objects..=1000),
-            shapes: read_shapes(section),
+            shapes: read_words(
+                section,
+                "shapes",
+                "a shape",
+                &Shape::WHOLES.map(Shape::word),
+            ),
+            textures: read_words(
+                section,
+                "textures",
+                "a texture",
+                &Texture::ALL.map(Texture::name),
+            ),
             radius: read_radius(section),
             parts: section.number("parts", f64::from(usual.parts), 0.0..=1.0) as f32,
         }
@@ -90,35 +107,34 @@ fn is_usual_parts(parts: &f32) -> bool {
     *parts == usual_parts()
 }
 
-fn read_shapes(section: &mut Section<'_>) -> Vec<String> {
-    const KEY: &str = "shapes";
-    let words = Shape::WHOLES.map(Shape::word);
-    let list = format!("an array of shapes: {}", words.join(", "));
-    let Some(origin) = section.origin_of(KEY) else {
+/// An array of different `words`, none left out meaning all of them; `noun` is what one is called, in the singular.
+fn read_words(section: &mut Section<'_>, key: &str, noun: &str, words: &[&str]) -> Vec<String> {
+    let list = format!("an array of {key}: {}", words.join(", "));
+    let Some(origin) = section.origin_of(key) else {
         return Vec::new();
     };
-    let Some(nodes) = section.array(KEY, &list) else {
+    let Some(nodes) = section.array(key, &list) else {
         return Vec::new();
     };
     if nodes.is_empty() {
-        section.note(Some(origin), KEY, &format!(" is empty; it must be {list}"));
+        section.note(Some(origin), key, &format!(" is empty; it must be {list}"));
     }
-    let mut shapes = Vec::new();
+    let mut read = Vec::new();
     for (at, node) in nodes.into_iter().enumerate() {
-        let key = format!("{KEY}[{at}]");
-        let Some((word, origin)) = section.as_string(&key, node, "a shape") else {
+        let key = format!("{key}[{at}]");
+        let Some((word, origin)) = section.as_string(&key, node, noun) else {
             continue;
         };
         if !words.contains(&word.as_str()) {
             let what = format!(" = \"{word}\" is none of {}", words.join(", "));
             section.note(Some(origin), &key, &what);
-        } else if shapes.contains(&word) {
+        } else if read.contains(&word) {
             section.note(Some(origin), &key, &format!(" = \"{word}\" is there twice"));
         } else {
-            shapes.push(word);
+            read.push(word);
         }
     }
-    shapes
+    read
 }
 
 fn read_radius(section: &mut Section<'_>) -> [f32; 2] {

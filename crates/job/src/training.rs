@@ -103,8 +103,8 @@ pub struct TrainingPrompts {
     pub rounds: u32,
     /// The probability that the first prompt is the mask's box instead of a point in the mask.
     pub box_probability: f64,
-    /// The standard deviation of each edge of that box, as a fraction of the box's side (SAM: 0.1,
-    /// and 20 pixels at most).
+    /// The standard deviation of each edge of that box, as a fraction of the box's side (SAM: 0.1);
+    /// no edge moves by more than a 51st of the image's longer side (SAM: 20 pixels of 1024).
     pub box_noise: f64,
     /// Whether a first prompt of one point is answered by several masks, of which only the best is
     /// learned from; otherwise one mask answers.

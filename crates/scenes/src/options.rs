@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use maskmill_masks::ImageSize;
 
 use crate::shape::Shape;
+use crate::texture::Texture;
 
 /// Sizes and contents of scenes.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,8 @@ pub struct SceneOptions {
     pub objects: RangeInclusive<u32>,
     /// Shapes that wholes may have; each as often as it is among all, in proportion. Empty: [`Shape::WHOLES`].
     pub shapes: Vec<Shape>,
+    /// Textures that wholes may have, likewise; wholes too small for a pattern are plain all the same. Empty: [`Texture::ALL`].
+    pub textures: Vec<Texture>,
     /// Radii of discs as large as a whole is, in square roots of the image's pixels: uniform in ratio, in `(0, 0.45]`, and then
     /// each whole's own by a factor of up to 1.4. In four of ten scenes the first whole is larger, 0.26 to 0.45.
     pub radius: RangeInclusive<f32>,
@@ -38,6 +41,7 @@ impl Default for SceneOptions {
             width: 512..=512,
             objects: 3..=24,
             shapes: Vec::new(),
+            textures: Vec::new(),
             radius: 0.02..=0.28,
             parts: 0.35,
             low_contrast: 0.06,
@@ -173,6 +177,22 @@ impl SceneOptions {
         }
     }
 
+    /// The textures that objects of scenes may have, those of parts included.
+    pub fn possible_textures(&self) -> &[Texture] {
+        match self.parts > 0.0 {
+            true => &Texture::ALL,
+            false => self.textures_of_wholes(),
+        }
+    }
+
+    /// The textures of wholes: those that are asked for, or all.
+    pub(crate) fn textures_of_wholes(&self) -> &[Texture] {
+        match self.textures.as_slice() {
+            [] => &Texture::ALL,
+            some => some,
+        }
+    }
+
     /// The shapes of wholes: those that are asked for, or all.
     pub(crate) fn wholes(&self) -> &[Shape] {
         match self.shapes.as_slice() {
@@ -209,6 +229,7 @@ mod tests {
             width: 90..=80,
             objects: 5..=2000,
             shapes: vec![Shape::Disc, Shape::Section],
+            textures: vec![Texture::Plain],
             radius: 0.0..=0.3,
             parts: f32::NAN,
             low_contrast: 1.5,

@@ -6,7 +6,7 @@ use crate::light::Relief;
 use crate::outline::{Outline, dot};
 use crate::random::Random;
 use crate::shape::Shape;
-use crate::texture::Surface;
+use crate::texture::{Surface, Texture};
 use crate::thing::Palette;
 use crate::window::Window;
 
@@ -167,7 +167,7 @@ fn part(random: &mut Random, shape: Shape, region: Region, colour: Rgb, radius: 
     Part {
         shape,
         region,
-        surface: Surface::random(random, colour, radius),
+        surface: Surface::random(random, &Texture::ALL, colour, radius),
         relief: Relief::random(random, radius),
         parts: Vec::new(),
     }

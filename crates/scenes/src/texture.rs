@@ -38,6 +38,29 @@ impl Texture {
         Texture::Fading,
     ];
 
+    /// The texture that `word` names: its adjective, or `plain`.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|texture| texture.name() == word)
+    }
+
+    /// What it is called: its adjective, or `plain`.
+    pub fn name(self) -> &'static str {
+        self.word().unwrap_or("plain")
+    }
+
+    /// How frequent it is: most things are plain.
+    fn weight(self) -> f32 {
+        match self {
+            Texture::Plain => 8.0,
+            Texture::Striped => 1.6,
+            Texture::Dotted => 1.2,
+            Texture::Checked => 0.8,
+            Texture::Mottled => 2.0,
+            Texture::Grained => 1.0,
+            Texture::Fading => 1.4,
+        }
+    }
+
     /// The adjective of phrases; a plain surface has none.
     pub fn word(self) -> Option<&'static str> {
         match self {
@@ -54,7 +77,7 @@ impl Texture {
 
 impl fmt::Display for Texture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word().unwrap_or("plain"))
+        f.write_str(self.name())
     }
 }
 
@@ -81,20 +104,19 @@ pub(crate) struct Surface {
 const MIN_PATTERNED_RADIUS_PX: f32 = 9.0;
 
 impl Surface {
-    /// A surface of colour `base` for a thing of about `radius` pixels.
-    pub(crate) fn random(random: &mut Random, base: Rgb, radius: f32) -> Self {
+    /// A surface of colour `base` for a thing of about `radius` pixels, in one of `textures`; plain on what is too small for a
+    /// pattern.
+    pub(crate) fn random(
+        random: &mut Random,
+        textures: &[Texture],
+        base: Rgb,
+        radius: f32,
+    ) -> Self {
         let texture = if radius < MIN_PATTERNED_RADIUS_PX {
             Texture::Plain
         } else {
-            random.weighted(&[
-                (Texture::Plain, 8.0),
-                (Texture::Striped, 1.6),
-                (Texture::Dotted, 1.2),
-                (Texture::Checked, 0.8),
-                (Texture::Mottled, 2.0),
-                (Texture::Grained, 1.0),
-                (Texture::Fading, 1.4),
-            ])
+            let weighted = textures.iter().map(|&texture| (texture, texture.weight()));
+            random.weighted(&weighted.collect::<Vec<_>>())
         };
         Self::of(random, texture, base, radius)
     }

@@ -7,7 +7,7 @@ use crate::outline::Outline;
 use crate::parts::{Part, random_parts};
 use crate::random::Random;
 use crate::shape::Shape;
-use crate::texture::Surface;
+use crate::texture::{Surface, Texture};
 
 /// A whole with its parts, in its own frame.
 #[derive(Clone, Debug)]
@@ -56,12 +56,13 @@ impl Palette {
 }
 
 impl Thing {
-    /// A thing of one of `shapes`, as large as a disc of `radius` pixels, roughly. The same random numbers give the same thing
+    /// A thing of one of `shapes` and in one of `textures`, as large as a disc of `radius` pixels, roughly. The same random numbers give the same thing
     /// at every radius.
     pub(crate) fn random(
         random: &mut Random,
         palette: &Palette,
         shapes: &[Shape],
+        textures: &[Texture],
         radius: f32,
         has_parts: bool,
     ) -> Self {
@@ -69,7 +70,7 @@ impl Thing {
         let outline = shape.outline(&mut random.fork(), radius);
         let rough = rough(&mut random.fork(), shape, radius);
         let base = palette.colour(&mut random.fork());
-        let surface = Surface::random(&mut random.fork(), base, radius);
+        let surface = Surface::random(&mut random.fork(), textures, base, radius);
         let relief = Relief::random(&mut random.fork(), radius);
         let mut rest = random.fork();
         let edge_px = if rest.chance(0.15) {
@@ -140,6 +141,7 @@ mod tests {
                     &mut Random::new(seed),
                     &palette,
                     &Shape::WHOLES,
+                    &Texture::ALL,
                     radius,
                     true,
                 )

@@ -235,7 +235,7 @@ fn scenes_are_varied() {
 }
 
 #[test]
-fn objects_have_the_shapes_and_the_size_that_are_asked_for() {
+fn objects_have_the_shapes_the_textures_and_the_size_that_are_asked_for() {
     let plain = SceneOptions {
         objects: 1..=1,
         shapes: vec![Shape::Star, Shape::Disc],
@@ -254,6 +254,17 @@ fn objects_have_the_shapes_and_the_size_that_are_asked_for() {
     };
     assert_eq!(seen(&plain), BTreeSet::from(["disc", "star"]));
     assert!(seen(&with_parts).contains("section"));
+
+    let dotted = SceneOptions {
+        textures: vec![Texture::Dotted],
+        radius: 0.2..=0.2,
+        ..plain.clone()
+    };
+    assert_eq!(dotted.possible_textures(), [Texture::Dotted]);
+    assert_eq!(with_parts.possible_textures(), Texture::ALL);
+    for object in (0..20).flat_map(|seed| dotted.scene(seed).objects) {
+        assert_eq!(object.texture, Texture::Dotted);
+    }
 
     // A disc's area, without what lies outside the image; some scenes have a larger thing first.
     let areas = |radius: f32| {

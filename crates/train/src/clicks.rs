@@ -12,8 +12,9 @@ pub struct Click {
     pub foreground: bool,
 }
 
-/// The widest that noise moves an edge of a box, in pixels (SAM, appendix A).
-const LARGEST_BOX_NOISE: f64 = 20.0;
+/// The widest that noise moves an edge of a box, as a fraction of the longer side of its image: 20 pixels of SAM's 1024
+/// (appendix A).
+const LARGEST_BOX_NOISE: f64 = 20.0 / 1024.0;
 
 /// A pixel of `mask`, each as likely as any other, or none if it is empty.
 pub fn random_inside(mask: &Bitmap, rng: &mut Rng) -> Option<[u32; 2]> {
@@ -33,12 +34,13 @@ fn place(index: usize, size: ImageSize) -> [u32; 2] {
     [(index % width) as u32, (index / width) as u32]
 }
 
-/// A box whose edges each moved by a normally distributed distance of deviation `noise` times its side, at most 20
-/// pixels, within the image; x0, y0, x1, y1 in pixels.
+/// A box whose edges each moved by a normally distributed distance of deviation `noise` times its side, at most a 51st
+/// of the image's longer side, within the image; x0, y0, x1, y1 in pixels.
 pub fn noisy_box(tight: BoxPx, size: ImageSize, noise: f64, rng: &mut Rng) -> [f64; 4] {
     let [x0, y0, x1, y1] = [tight.x0, tight.y0, tight.x1, tight.y1].map(f64::from);
+    let largest = LARGEST_BOX_NOISE * f64::from(size.width.max(size.height));
     let mut moved = |edge: f64, side: f64, limit: u32| {
-        let distance = (normal(rng) * noise * side).clamp(-LARGEST_BOX_NOISE, LARGEST_BOX_NOISE);
+        let distance = (normal(rng) * noise * side).clamp(-largest, largest);
         (edge + distance).clamp(0.0, f64::from(limit))
     };
     let (width, height) = (x1 - x0, y1 - y0);
@@ -317,7 +319,7 @@ mod tests {
 
     #[test]
     fn noise_moves_edges_within_the_image() {
-        let size = ImageSize::new(60, 100);
+        let size = ImageSize::new(60, 1024);
         let tight = BoxPx {
             x0: 10,
             y0: 5,
@@ -328,8 +330,8 @@ mod tests {
         let mut sum = 0.0;
         for _ in 0..2000 {
             let [x0, y0, x1, y1] = noisy_box(tight, size, 0.1, &mut rng);
-            assert!(0.0 <= x0 && x0 <= x1 && x1 <= 100.0 && 0.0 <= y0 && y0 <= y1 && y1 <= 60.0);
-            assert!((y1 - 45.0).abs() <= LARGEST_BOX_NOISE);
+            assert!(0.0 <= x0 && x0 <= x1 && x1 <= 1024.0 && 0.0 <= y0 && y0 <= y1 && y1 <= 60.0);
+            assert!((y1 - 45.0).abs() <= 20.0);
             sum += (y1 - 45.0).powi(2);
         }
         let deviation = (sum / 2000.0_f64).sqrt();
@@ -338,5 +340,9 @@ mod tests {
             noisy_box(tight, size, 0.0, &mut rng),
             [10.0, 5.0, 90.0, 45.0]
         );
+        // On an image of half the size, half as far.
+        let half = ImageSize::new(512, 512);
+        let moved = (0..100).map(|_| (noisy_box(tight, half, 1.0, &mut rng)[3] - 45.0).abs());
+        assert_eq!(moved.fold(0.0, f64::max), 10.0);
     }
 }

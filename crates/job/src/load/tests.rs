@@ -460,7 +460,7 @@ fn scenes_are_made_and_not_read() {
         }
     );
     let all = "seed = 7\ncount = 50\nwidth = 64\nheight = [48, 96]\nobjects = [0, 3]\n\
-               shapes = [\"star\", \"rounded rectangle\"]\nradius = [0.1, 0.25]\nparts = 0\nimages_per_shard = 10";
+               shapes = [\"star\", \"rounded rectangle\"]\ntextures = [\"plain\", \"dotted\"]\nradius = [0.1, 0.25]\nparts = 0\nimages_per_shard = 10";
     assert_eq!(
         source(all),
         Source::Scenes {
@@ -471,6 +471,7 @@ fn scenes_are_made_and_not_read() {
                 height: [48, 96],
                 objects: [0, 3],
                 shapes: vec!["star".to_string(), "rounded rectangle".to_string()],
+                textures: vec!["plain".to_string(), "dotted".to_string()],
                 radius: [0.1, 0.25],
                 parts: 0.0,
             },
@@ -497,7 +498,8 @@ fn scenes_are_made_and_not_read() {
     );
     let names = "disc, oval, square, rectangle, rounded rectangle, triangle, polygon, star, cross, ring, crescent, leaf, \
                  drop, blob, cloud, bar, limb, figure";
-    let contents = "count = 9\nshapes = [\"disk\", \"disc\", 3, \"disc\", \"section\"]\nradius = [0.3, 0.5]\nparts = 2";
+    let contents = "count = 9\nshapes = [\"disk\", \"disc\", 3, \"disc\", \"section\"]\nradius = [0.3, 0.5]\nparts = 2\n\
+                    textures = [\"spotted\"]";
     assert_eq!(
         messages(with(contents)),
         [
@@ -508,6 +510,9 @@ fn scenes_are_made_and_not_read() {
             "cats.toml:7: source.radius = [0.3, 0.5] is not a range above 0 and up to 0.45"
                 .to_string(),
             "cats.toml:8: source.parts = 2 is outside [0, 1]".to_string(),
+            "cats.toml:9: source.textures[0] = \"spotted\" is none of plain, striped, dotted, checked, mottled, \
+             grained, fading"
+                .to_string(),
         ]
     );
     assert_eq!(
@@ -538,6 +543,7 @@ fn every_setting_of_scenes_changes_the_fingerprint() {
         "count = 9\nheight = 64",
         "count = 9\nobjects = 4",
         "count = 9\nshapes = [\"disc\"]",
+        "count = 9\ntextures = [\"plain\"]",
         "count = 9\nradius = [0.1, 0.2]",
         "count = 9\nparts = 0.5",
         "count = 9\nimages_per_shard = 4",
@@ -1024,8 +1030,8 @@ fn every_key_of_the_pipeline_file_changes_the_fingerprint() {
                 // Each word needs other keys: see `the_modes_have_fingerprints_of_their_own`.
                 "mode" | "boxes_from" | "points_from" => continue,
                 // These need a source without a path: see `every_setting_of_scenes_changes_the_fingerprint`.
-                "seed" | "count" | "width" | "height" | "objects" | "shapes" | "radius"
-                | "parts" => {
+                "seed" | "count" | "width" | "height" | "objects" | "shapes" | "textures"
+                | "radius" | "parts" => {
                     continue;
                 }
                 "kind" => "webdataset",

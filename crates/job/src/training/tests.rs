@@ -445,6 +445,7 @@ fn every_key_of_data_changes_the_fingerprint() {
         ("scenes", "height=[64,128]"),
         ("scenes", "objects=2"),
         ("scenes", "shapes=[\"disc\"]"),
+        ("scenes", "textures=[\"plain\"]"),
         ("scenes", "radius=[0.1,0.2]"),
         ("scenes", "parts=0"),
         ("scenes", "weight=2"),

@@ -28,6 +28,13 @@ struct Source {
     min_area: f64,
 }
 
+/// What objects may be, in words.
+#[derive(Clone, Debug)]
+pub(crate) struct Kinds {
+    pub shapes: Vec<Shape>,
+    pub textures: Vec<Texture>,
+}
+
 /// What is on an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroundedObject {
@@ -126,12 +133,15 @@ impl SceneData {
         })
     }
 
-    /// The shapes that objects may have.
-    pub(crate) fn shapes(&self) -> Vec<Shape> {
-        let of_source = |from: &Source| from.scenes.options().possible_shapes().to_vec();
-        let possible: Vec<Shape> = self.sources.iter().flat_map(of_source).collect();
-        let all = Shape::ALL.into_iter();
-        all.filter(|shape| possible.contains(shape)).collect()
+    /// What objects may be.
+    pub(crate) fn kinds(&self) -> Kinds {
+        let options = || self.sources.iter().map(|from| from.scenes.options());
+        let has_shape = |shape: &Shape| options().any(|o| o.possible_shapes().contains(shape));
+        let has = |texture: &Texture| options().any(|o| o.possible_textures().contains(texture));
+        Kinds {
+            shapes: Shape::ALL.into_iter().filter(has_shape).collect(),
+            textures: Texture::ALL.into_iter().filter(has).collect(),
+        }
     }
 
     /// Source and index of the first `count` scenes, of each source in proportion to its weight: the same ones every time.

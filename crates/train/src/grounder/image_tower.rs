@@ -17,7 +17,7 @@ use crate::error::TrainError;
 /// How long sines and cosines of places are beside tokens.
 const SINES: f64 = 0.5;
 /// Where the tower's keys begin.
-const TOWER: &str = "owlv2.vision_model";
+pub(super) const TOWER: &str = "owlv2.vision_model";
 /// Parts of a block, in the encoder and in the tower.
 const PARTS: [(&str, &str); 5] = [
     ("norm1", "layer_norm1"),

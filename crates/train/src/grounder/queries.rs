@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use maskmill_job::QuerySettings;
-use maskmill_scenes::{Colour, Shape, SizeClass, Texture, phrase};
+use maskmill_scenes::{Colour, SizeClass, Texture, phrase};
 
-use super::data::GroundedObject;
+use super::data::{GroundedObject, Kinds};
 use super::held_out::is_held_out;
 use super::matching::Match;
 
@@ -38,11 +38,11 @@ pub struct ImageTruth {
 
 impl Questions {
     /// Draws `settings.per_image` phrases for each image, and looks up what each is true of in all of them. Phrases that are not
-    /// true name `shapes`, which objects may have. The result is a function of the arguments alone. No phrase names a pair that is
+    /// true name `kinds`, which objects may be of. The result is a function of the arguments alone. No phrase names a pair that is
     /// held out.
     pub(crate) fn draw(
         images: &[&[GroundedObject]],
-        shapes: &[Shape],
+        kinds: &Kinds,
         settings: &QuerySettings,
         rng: &mut Rng,
     ) -> Self {
@@ -56,7 +56,7 @@ impl Questions {
                 for attempt in 0..2 * TRIES {
                     let drawn = match number < positives && attempt < TRIES {
                         true => positive(objects, settings.held_out, rng),
-                        false => negative(objects, shapes, settings.held_out, rng)
+                        false => negative(objects, kinds, settings.held_out, rng)
                             .filter(|phrase| !phrases.contains(phrase.as_str())),
                     };
                     let Some(drawn) = drawn else {
@@ -117,15 +117,15 @@ fn positive(objects: &[GroundedObject], held_out: f64, rng: &mut Rng) -> Option<
 /// held out.
 fn negative(
     objects: &[GroundedObject],
-    shapes: &[Shape],
+    kinds: &Kinds,
     held_out: f64,
     rng: &mut Rng,
 ) -> Option<String> {
     let any = |rng: &mut Rng| {
         (
             Colour::ALL[rng.usize(0..Colour::ALL.len())],
-            Texture::ALL[rng.usize(0..Texture::ALL.len())],
-            shapes[rng.usize(0..shapes.len())],
+            kinds.textures[rng.usize(0..kinds.textures.len())],
+            kinds.shapes[rng.usize(0..kinds.shapes.len())],
         )
     };
     let (mut colour, mut texture, mut shape) = any(rng);
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use crate::grounder::SceneData;
 
-    fn scenes(count: usize) -> Vec<Vec<GroundedObject>> {
+    fn scenes(count: usize, settings: SceneSettings) -> (Vec<Vec<GroundedObject>>, Kinds) {
         let data = TrainingData {
             kind: maskmill_job::TrainingDataKind::Scenes {
                 seed: 4,
@@ -175,7 +175,7 @@ mod tests {
                     width: [96, 128],
                     height: [96, 128],
                     objects: [3, 9],
-                    ..SceneSettings::default()
+                    ..settings
                 },
             },
             weight: 1.0,
@@ -183,22 +183,21 @@ mod tests {
         };
         let data = SceneData::open(&[data], "data").unwrap();
         let places = data.first(count).into_iter();
-        places
-            .map(|place| data.at(place).unwrap().objects)
-            .collect()
+        let objects = places.map(|place| data.at(place).unwrap().objects);
+        (objects.collect(), data.kinds())
     }
 
     #[test]
     fn queries_are_true_of_what_they_say_and_name_no_pair_that_is_held_out() {
-        let scenes = scenes(6);
+        let (scenes, kinds) = scenes(6, SceneSettings::default());
         let images: Vec<&[GroundedObject]> = scenes.iter().map(Vec::as_slice).collect();
         let settings = QuerySettings {
             per_image: 10,
             positives: 0.5,
             held_out: 0.3,
         };
-        let draw =
-            |seed| Questions::draw(&images, &Shape::ALL, &settings, &mut Rng::with_seed(seed));
+        assert_eq!(kinds.shapes, Shape::ALL);
+        let draw = |seed| Questions::draw(&images, &kinds, &settings, &mut Rng::with_seed(seed));
         let questions = draw(1);
         assert_eq!(questions, draw(1));
         assert_ne!(questions, draw(2));
@@ -229,6 +228,32 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn queries_name_no_shape_or_texture_that_nothing_has() {
+        let (scenes, kinds) = scenes(
+            4,
+            SceneSettings {
+                shapes: vec!["star".into(), "disc".into()],
+                textures: vec!["plain".into(), "checked".into()],
+                parts: 0.0,
+                ..SceneSettings::default()
+            },
+        );
+        let images: Vec<&[GroundedObject]> = scenes.iter().map(Vec::as_slice).collect();
+        let settings = QuerySettings {
+            per_image: 20,
+            positives: 0.2,
+            held_out: 0.0,
+        };
+        let queries = Questions::draw(&images, &kinds, &settings, &mut Rng::with_seed(5)).queries;
+        assert!(queries.iter().any(|query| query.contains("checked")));
+        let known = ["a", "an", "small", "large", "checked", "star", "disc"];
+        for word in queries.iter().flat_map(|query| query.split(' ')) {
+            let colour = Colour::ALL.into_iter().any(|c| c.word() == word);
+            assert!(colour || known.contains(&word), "{word}");
         }
     }
 }

@@ -13,10 +13,9 @@ use maskmill_job::{
     ExportSettings, GrounderArchitecture, GrounderPipeline, GrounderValidation, OptimiserSettings,
     TrainingRecord,
 };
-use maskmill_scenes::Shape;
 use serde::{Deserialize, Serialize};
 
-use super::data::{Drawn, GroundedObject, SceneData};
+use super::data::{Drawn, GroundedObject, Kinds, SceneData};
 use super::evaluate::{GrounderReport, evaluate};
 use super::image_tower::from_sam;
 use super::losses::losses;
@@ -158,7 +157,7 @@ pub fn train(
         pipeline,
         device: place.device,
         tokenizer,
-        shapes: data.shapes(),
+        kinds: data.kinds(),
         validation,
     };
     let draw = |number| {
@@ -208,7 +207,7 @@ struct Grounder<'r> {
     device: &'r Device,
     tokenizer: ClipTokenizer,
     /// That scenes may have.
-    shapes: Vec<Shape>,
+    kinds: Kinds,
     validation: Option<(&'r GrounderValidation, SceneData)>,
 }
 
@@ -251,7 +250,7 @@ impl Task<6> for Grounder<'_> {
         let objects: Vec<&[GroundedObject]> = images.iter().map(|i| &i.objects[..]).collect();
         let mut rng = Rng::with_seed(mixed(self.pipeline.seed ^ QUERIES, number));
         let mut questions =
-            Questions::draw(&objects, &self.shapes, &self.pipeline.queries, &mut rng);
+            Questions::draw(&objects, &self.kinds, &self.pipeline.queries, &mut rng);
         for (truth, image) in questions.images.iter_mut().zip(&mut images) {
             truth.shown = std::mem::take(&mut image.shown);
         }

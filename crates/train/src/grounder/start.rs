@@ -7,10 +7,11 @@ use burn::tensor::Device;
 use maskmill_grounding::{BytePairs, OwlArchitecture, TrainableOwl};
 use maskmill_sam::grid_stretched;
 
+use super::image_tower::TOWER;
 use crate::error::TrainError;
 
 /// Of the image tower's patches; that of the class token comes first.
-const POSITIONS: &str = "owlv2.vision_model.embeddings.position_embedding.weight";
+const POSITIONS: &str = "embeddings.position_embedding.weight";
 
 /// Tensors by their official keys, of the grounder at `path`, a checkpoint that a run left; for images of another side than
 /// its own, positions are interpolated.
@@ -53,7 +54,8 @@ pub(crate) fn from_grounder(
     let mut values = owl.values_by_key();
     let (from, to) = (own.grid(), architecture.image.grid());
     if from != to {
-        let positions = values.get_mut(POSITIONS).expect("a tower has positions");
+        let positions = values.get_mut(&format!("{TOWER}.{POSITIONS}"));
+        let positions = positions.expect("a tower has positions");
         let of_patches = positions.split_off(own.transformer.width);
         positions.extend(grid_stretched(&of_patches, from, to));
     }
