@@ -162,6 +162,7 @@ fn negative(
 #[cfg(test)]
 mod tests {
     use maskmill_job::{SceneSettings, TrainingData};
+    use maskmill_scenes::Shape;
 
     use super::*;
     use crate::grounder::SceneData;
