@@ -107,7 +107,7 @@ fn is_usual_parts(parts: &f32) -> bool {
     *parts == usual_parts()
 }
 
-/// An array of different `words`, none left out meaning all of them; `noun` is what one is called, in the singular.
+/// An array of some of `words`, each once, or none where the key is left out; `noun` is what a single one is called.
 fn read_words(section: &mut Section<'_>, key: &str, noun: &str, words: &[&str]) -> Vec<String> {
     let list = format!("an array of {key}: {}", words.join(", "));
     let Some(origin) = section.origin_of(key) else {

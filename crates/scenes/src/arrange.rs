@@ -90,14 +90,7 @@ fn place(
     let mut blueprint = blueprint.clone();
     let has_parts = blueprint.chance(options.parts);
     let upright = blueprint.chance(0.3);
-    let thing = Thing::random(
-        &mut blueprint,
-        palette,
-        options.wholes(),
-        options.textures_of_wholes(),
-        radius,
-        has_parts,
-    );
+    let thing = Thing::random(&mut blueprint, palette, options, radius, has_parts);
     let axis = if upright {
         [1.0, 0.0]
     } else {

@@ -173,7 +173,7 @@ impl SceneOptions {
     pub fn possible_shapes(&self) -> &[Shape] {
         match self.parts > 0.0 {
             true => &Shape::ALL,
-            false => self.wholes(),
+            false => self.shapes_of_wholes(),
         }
     }
 
@@ -187,24 +187,26 @@ impl SceneOptions {
 
     /// The textures of wholes: those that are asked for, or all.
     pub(crate) fn textures_of_wholes(&self) -> &[Texture] {
-        match self.textures.as_slice() {
-            [] => &Texture::ALL,
-            some => some,
-        }
+        or_all(&self.textures, &Texture::ALL)
     }
 
     /// The shapes of wholes: those that are asked for, or all.
-    pub(crate) fn wholes(&self) -> &[Shape] {
-        match self.shapes.as_slice() {
-            [] => &Shape::WHOLES,
-            some => some,
-        }
+    pub(crate) fn shapes_of_wholes(&self) -> &[Shape] {
+        or_all(&self.shapes, &Shape::WHOLES)
     }
 
     /// The fewest visible pixels of an object in an image of `size`.
     pub(crate) fn min_area(&self, size: ImageSize) -> u64 {
         let share = (size.pixels() as f64 * self.min_visible_fraction).ceil() as u64;
         self.min_visible_px.max(share).max(1)
+    }
+}
+
+/// `asked`, or `all` where nothing is asked for.
+fn or_all<'a, T>(asked: &'a [T], all: &'a [T]) -> &'a [T] {
+    match asked {
+        [] => all,
+        some => some,
     }
 }
 

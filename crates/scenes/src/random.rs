@@ -63,16 +63,21 @@ impl Random {
 
     /// One of `choices`, in proportion to its weight.
     pub(crate) fn weighted<T: Copy>(&mut self, choices: &[(T, f32)]) -> T {
-        let total: f32 = choices.iter().map(|(_, weight)| weight).sum();
+        self.weighted_by(choices, |(_, weight)| weight).0
+    }
+
+    /// One of `choices`, each as often as its `weight` is of the sum.
+    pub(crate) fn weighted_by<T: Copy>(&mut self, choices: &[T], weight: impl Fn(T) -> f32) -> T {
+        let total: f32 = choices.iter().map(|&choice| weight(choice)).sum();
         let mut left = self.unit() * total;
-        for &(choice, weight) in choices {
-            if left < weight {
+        for &choice in choices {
+            if left < weight(choice) {
                 return choice;
             }
-            left -= weight;
+            left -= weight(choice);
         }
         // Rounding may leave a rest.
-        choices[choices.len() - 1].0
+        choices[choices.len() - 1]
     }
 }
 

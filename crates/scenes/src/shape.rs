@@ -127,8 +127,7 @@ impl Shape {
 
     /// A shape for a whole, one of `shapes`.
     pub(crate) fn random(random: &mut Random, shapes: &[Shape]) -> Self {
-        let weighted = shapes.iter().map(|&shape| (shape, shape.weight()));
-        random.weighted(&weighted.collect::<Vec<_>>())
+        random.weighted_by(shapes, Shape::weight)
     }
 
     /// An outline of this shape, as large as a disc of `radius` pixels, roughly.

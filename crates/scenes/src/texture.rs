@@ -115,8 +115,7 @@ impl Surface {
         let texture = if radius < MIN_PATTERNED_RADIUS_PX {
             Texture::Plain
         } else {
-            let weighted = textures.iter().map(|&texture| (texture, texture.weight()));
-            random.weighted(&weighted.collect::<Vec<_>>())
+            random.weighted_by(textures, Texture::weight)
         };
         Self::of(random, texture, base, radius)
     }

@@ -3,11 +3,12 @@
 use crate::colour::{Rgb, difference, luma, mix, random_colour, scaled, vary};
 use crate::light::Relief;
 use crate::noise::Noise;
+use crate::options::SceneOptions;
 use crate::outline::Outline;
 use crate::parts::{Part, random_parts};
 use crate::random::Random;
 use crate::shape::Shape;
-use crate::texture::{Surface, Texture};
+use crate::texture::Surface;
 
 /// A whole with its parts, in its own frame.
 #[derive(Clone, Debug)]
@@ -56,21 +57,25 @@ impl Palette {
 }
 
 impl Thing {
-    /// A thing of one of `shapes` and in one of `textures`, as large as a disc of `radius` pixels, roughly. The same random numbers give the same thing
-    /// at every radius.
+    /// A thing of one of the shapes and textures that `options` asks for, as large as a disc of `radius` pixels, roughly. The same
+    /// random numbers give the same thing at every radius.
     pub(crate) fn random(
         random: &mut Random,
         palette: &Palette,
-        shapes: &[Shape],
-        textures: &[Texture],
+        options: &SceneOptions,
         radius: f32,
         has_parts: bool,
     ) -> Self {
-        let shape = Shape::random(&mut random.fork(), shapes);
+        let shape = Shape::random(&mut random.fork(), options.shapes_of_wholes());
         let outline = shape.outline(&mut random.fork(), radius);
         let rough = rough(&mut random.fork(), shape, radius);
         let base = palette.colour(&mut random.fork());
-        let surface = Surface::random(&mut random.fork(), textures, base, radius);
+        let surface = Surface::random(
+            &mut random.fork(),
+            options.textures_of_wholes(),
+            base,
+            radius,
+        );
         let relief = Relief::random(&mut random.fork(), radius);
         let mut rest = random.fork();
         let edge_px = if rest.chance(0.15) {
@@ -140,8 +145,7 @@ mod tests {
                 Thing::random(
                     &mut Random::new(seed),
                     &palette,
-                    &Shape::WHOLES,
-                    &Texture::ALL,
+                    &SceneOptions::default(),
                     radius,
                     true,
                 )

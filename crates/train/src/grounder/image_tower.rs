@@ -18,6 +18,8 @@ use crate::error::TrainError;
 const SINES: f64 = 0.5;
 /// Where the tower's keys begin.
 pub(super) const TOWER: &str = "owlv2.vision_model";
+/// The key of the patches' positions within the tower; that of the class token comes first.
+pub(super) const POSITIONS: &str = "embeddings.position_embedding.weight";
 /// Parts of a block, in the encoder and in the tower.
 const PARTS: [(&str, &str); 5] = [
     ("norm1", "layer_norm1"),
@@ -148,7 +150,7 @@ fn embeddings(mut kernel: Vec<f32>, bias: &[f32], positions: &[f32]) -> BTreeMap
     let length = length * (1.0 + SINES * SINES).sqrt();
     let tensors = [
         ("embeddings.patch_embedding.weight", kernel),
-        ("embeddings.position_embedding.weight", places),
+        (POSITIONS, places),
         ("pre_layernorm.weight", vec![length as f32; dim]),
     ];
     tensors

@@ -206,7 +206,7 @@ struct Grounder<'r> {
     pipeline: &'r GrounderPipeline,
     device: &'r Device,
     tokenizer: ClipTokenizer,
-    /// That scenes may have.
+    /// Of objects in scenes.
     kinds: Kinds,
     validation: Option<(&'r GrounderValidation, SceneData)>,
 }

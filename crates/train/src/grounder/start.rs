@@ -7,11 +7,8 @@ use burn::tensor::Device;
 use maskmill_grounding::{BytePairs, OwlArchitecture, TrainableOwl};
 use maskmill_sam::grid_stretched;
 
-use super::image_tower::TOWER;
+use super::image_tower::{POSITIONS, TOWER};
 use crate::error::TrainError;
-
-/// Of the image tower's patches; that of the class token comes first.
-const POSITIONS: &str = "embeddings.position_embedding.weight";
 
 /// Tensors by their official keys, of the grounder at `path`, a checkpoint that a run left; for images of another side than
 /// its own, positions are interpolated.
